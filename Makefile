@@ -1,0 +1,53 @@
+# Every target sets up .venv by itself, once. PYTHON: the interpreter to build it with.
+PYTHON ?= python3
+ALGO ?= pargs
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+# faiss-gpu where an NVIDIA driver is, else faiss-cpu: both own the same folder, so never both
+EXTRA := $(if $(wildcard /proc/driver/nvidia/version),gpu,cpu)
+# processes that wait for each other must not spin; one thread each, so that results agree
+export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 0
+export OMP_NUM_THREADS := 1
+export TOKENIZERS_PARALLELISM := false
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help run test test-full lab results results-check check-notebooks clean
+
+help:  ## what there is to do
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[$(EXTRA),dev]"
+	touch $@
+
+run: $(VENV)/.installed  ## the main job: ALGO=pargs (default), one seed; ARGS="-p alpha 0.5" changes parameters
+	$(BIN)/rlgen run $(ALGO) $(ARGS)
+
+lab: $(VENV)/.installed  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir=. $(ARGS)
+
+test: $(VENV)/.installed check-notebooks  ## everything that a change must pass
+	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+
+test-full: $(VENV)/.installed check-notebooks  ## test, and what takes long
+	$(BIN)/python -m pytest -q -m "not gpu" --timeout 3000 $(ARGS)
+
+check-notebooks: $(VENV)/.installed
+	$(BIN)/python tests/check_export.py
+	$(BIN)/ruff check rlgen tests
+	$(BIN)/python tests/style.py
+	$(BIN)/nbdev-test --skip-file-re '^(_|\.|run_)' --n-workers 2
+
+results: $(VENV)/.installed  ## the committed results: default.yaml, all methods, three seeds (ALGO=…)
+	$(BIN)/rlgen results $(ALGO) $(ARGS)
+
+results-check: $(VENV)/.installed  ## which committed results are older than the code
+	$(BIN)/rlgen results --check
+
+clean:  ## everyday runs, caches and build leftovers (not .venv, not committed results)
+	rm -rf .cache .pytest_cache .ruff_cache build *.egg-info _proc
+	find results/runs -mindepth 1 -not -name .gitkeep -delete
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

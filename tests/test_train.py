@@ -1,0 +1,311 @@
+"rlgen.train: order of rows, the loop against a plain one, kills at bad moments, and two processes doing the work of one."
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import make_model
+
+from rlgen.core import RlgenError, append_jsonl, rank_world, read_jsonl, settings
+from rlgen.lm import build_lm, encode_completion, encode_prompt, generate, greedy, load_lm, sampler, word_tokenizer
+from rlgen.reward import bt_loss, load_reward_model, new_reward_model, pair_wins, score_ids
+from rlgen.train import batch_rows, fit, rate, reward_loss, sft, sft_loss, train_reward
+
+HERE = Path(__file__).resolve().parent
+TALK = [
+    ("the cat", "sat on the mat ."), ("what did you eat today ?", "i had bread , soup and two apples ."), ("she", "writes letters"),
+    ("a dog ran over the hill", "and the cat ran after it ."), ("my neighbour lost", "her keys in the garden last night ."), ("yes or no :", "no"), ("tom has 3 apples", "and buys 14 more ."),
+]  # fmt: skip
+WEIGHTS = (1.0, 0.5, 2.0, 1.0, 0.0, 1.0, 3.0)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch):
+    "64-bit floats on the CPU."
+    monkeypatch.setenv("RLGEN_DTYPE", "float64")
+    monkeypatch.setenv("RLGEN_DEVICE", "cpu")
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made = {}
+
+    def get(arch, head="lm"):
+        if (arch, head) not in made: made[arch, head] = str(make_model(arch, tmp_path_factory.mktemp(f"{arch}-{head}"), head=head))
+        return made[arch, head]
+
+    return get
+
+
+def rows_of(lm): return [(encode_prompt(lm, p), encode_completion(lm, c), w) for (p, c), w in zip(TALK, WEIGHTS)]
+
+
+def pairs_of(lm): return [(encode_prompt(lm, p) + encode_completion(lm, c), encode_prompt(lm, p) + encode_completion(lm, d)) for (p, c), (_, d) in zip(TALK, TALK[1:])]
+
+
+def weights(model): return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def distance(a, b): return (weights(a) - weights(b)).abs().max().item()
+
+
+# ---------------------------------------------------------------- order and rate
+
+
+def test_every_epoch_is_a_permutation():
+    for n, size in ((1, 1), (5, 2), (7, 7), (10, 3), (3, 8), (100, 32)):
+        seen = sum((batch_rows(n, size, s, seed=3) for s in range(3 * n)), [])
+        assert all(len(batch_rows(n, size, s, 3)) == size for s in range(5))
+        for e in range(len(seen) // n): assert sorted(seen[e * n : e * n + n]) == list(range(n)), (n, size, e)
+    assert batch_rows(50, 10, 4, 0) == batch_rows(50, 10, 4, 0) != batch_rows(50, 10, 4, 1), "asked for at any time, of its seed alone"
+    epochs = [tuple(batch_rows(20, 20, s, 0)) for s in range(6)]
+    assert len(set(epochs)) == 6
+
+
+def test_rate_rises_and_falls():
+    for steps in (1, 2, 10, 100, 1000):
+        for warmup in (0.0, 0.05, 0.5):
+            r, top = [rate(s, steps, warmup) for s in range(steps)], max(1, round(warmup * steps))
+            assert all(0 < x <= 1 for x in r) and r[top - 1] == 1 and r[:top] == sorted(r[:top])
+            assert r[top:] == sorted(r[top:], reverse=True) and min(r[top:], default=1) >= 0.1
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def plain_loop(lm, rows, steps, batch_size, lr):
+    "The same training, written down as one would for a single machine."
+    model = lm.model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    for step in range(steps):
+        batch = [rows[i] for i in batch_rows(len(rows), batch_size, step, 0)]
+        total, divisor = 0.0, 0.0
+        for prompt, completion, weight in batch:
+            logprobs = model(torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
+            total = total - weight * sum(logprobs[len(prompt) - 1 + i, t] for i, t in enumerate(completion))
+            divisor += weight * len(completion)
+        optimizer.zero_grad()
+        (total / divisor).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for g in optimizer.param_groups: g["lr"] = lr * rate(step, steps)
+        optimizer.step()
+
+
+@pytest.mark.filterwarnings("error")
+def test_fit_is_the_plain_loop(tmp_path):
+    "GPT-2 without dropout: Llama's norms round to 32 bits, whatever the model's dtype."
+    folder = str(make_model("gpt2", tmp_path, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
+    lm, plain, lines = load_lm(folder), load_lm(folder), []
+    sft(lm, rows_of(lm), steps=6, batch_size=3, lr=3e-3, log=lambda step, **s: lines.append((step, s)), log_every=4)
+    plain_loop(plain, rows_of(plain), 6, 3, 3e-3)
+    assert distance(lm.model, plain.model) < 1e-9
+    assert [s for s, _ in lines] == [4, 6] and all(set(s) == {"loss", "lr", "grad_norm"} and all(map(math.isfinite, s.values())) for _, s in lines)
+    assert not lm.model.training and lines[-1][1]["lr"] == pytest.approx(3e-3 * rate(5, 6))
+
+
+def test_micro_batches_change_nothing(folders):
+    def trained(micro):
+        lm, lines = load_lm(folders("llama")), []
+        sft(lm, rows_of(lm), steps=4, batch_size=5, micro_batch=micro, lr=3e-3, log_every=1, log=lambda step, **s: lines.append(s))
+        return lm.model, [x["loss"] for x in lines]
+
+    whole, losses = trained(0)
+    for micro in (1, 2, 3, 99):
+        parts, again = trained(micro)
+        assert distance(whole, parts) < 1e-9 and again == pytest.approx(losses, abs=1e-10), micro
+
+
+def test_weight_zero_is_absence(folders):
+    def trained(rows, size):
+        lm = load_lm(folders("llama"))
+        sft(lm, rows, steps=4, batch_size=size, lr=3e-3)
+        return lm.model
+
+    a, b = rows_of(load_lm(folders("llama")))[:2]
+    alone = trained([(*a[:2], 1.0)], 1)
+    assert distance(alone, trained([(*a[:2], 1.0), (*b[:2], 0.0)], 2)) < 1e-9
+    assert distance(alone, trained([(*a[:2], 1.0), (*b[:2], 1.0)], 2)) > 1e-4
+    twice = trained([(*a[:2], 2.0), (*b[:2], 1.0)], 2)
+    assert distance(twice, trained([(*a[:2], 1.0), (*a[:2], 1.0), (*b[:2], 1.0)], 3)) < 1e-9, "weight 2 is twice the row"
+    assert weights(trained([(*a[:2], 0.0)], 1)).isfinite().all()
+
+
+def test_frozen_parameters_stay(folders, tmp_path):
+    lm, before = load_lm(folders("llama")), load_lm(folders("llama"))
+    for name, p in lm.model.named_parameters(): p.requires_grad = "layers.1" in name
+    sft(lm, rows_of(lm), steps=3, batch_size=3, lr=1e-2, folder=tmp_path, save_seconds=0, log_every=1)
+    moved = {n for (n, p), q in zip(lm.model.named_parameters(), before.model.parameters()) if not torch.equal(p, q)}
+    assert moved and all("layers.1" in n for n in moved) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arch", ("t5", "gpt2"))
+def test_it_learns(arch, folders):
+    lm, lines = load_lm(folders(arch)), []
+    rows = [(p, c, 1.0) for p, c, _ in rows_of(lm)[:3]]
+    sft(lm, rows, steps=60, batch_size=3, lr=1e-2, log=lambda step, **s: lines.append(s["loss"]))
+    assert lines[-1] < lines[0] / 3 and not lm.model.training
+    said = generate(lm, [r[0] for r in rows], greedy, max_new_tokens=16)
+    assert [r.completion_ids for r in said] == [r[1] for r in rows]
+    with torch.no_grad(): total, units = sft_loss(lm)(lm.model, rows)
+    assert units.item() == sum(len(r[1]) for r in rows) and total.item() == pytest.approx(-sum(sum(r.logprobs) for r in said), abs=1e-8)
+
+
+@pytest.mark.parametrize("arch", ("llama", "deberta-v2"))
+def test_reward_models_learn(arch, folders):
+    rm, lines = load_reward_model(folders(arch, "reward")), []
+    pairs = pairs_of(load_lm(folders("llama"))) if arch == "llama" else [tuple(rm.tokenizer(*TALK[i]).input_ids for i in x) for x in ((0, 1), (2, 3), (4, 5))]
+    total, n, sums = reward_loss(rm)(rm.model, pairs)
+    scores = score_ids(rm, [s for x in pairs for s in x]).view(-1, 2)
+    assert n == len(pairs) and sums["accuracy"] == sum(pair_wins(rm, pairs))
+    assert total.item() == pytest.approx(bt_loss(scores[:, 0], scores[:, 1]).sum().item(), abs=1e-9)
+    train_reward(rm, pairs, steps=60, batch_size=3, lr=3e-3, log=lambda step, **s: lines.append(s))
+    assert pair_wins(rm, pairs) == [1.0] * len(pairs) and lines[-1]["loss"] < lines[0]["loss"] and lines[-1]["accuracy"] == 1.0
+
+
+def test_nothing_to_train_on(folders):
+    with pytest.raises(RlgenError, match="^sft: no rows") as e: sft(load_lm(folders("llama")), [], steps=1)
+    assert "\n" not in str(e.value)
+
+
+# ---------------------------------------------------------------- kills
+
+
+def killable(model_folder, folder, kill=""):
+    "A training with dropout, which kills its own process at a bad moment: in the loss, between log and checkpoint, or while the checkpoint is written."
+    def die(): os.kill(os.getpid(), signal.SIGKILL)
+    lm, calls, folder = load_lm(model_folder), [], Path(folder)
+    honest, save, tokens = sft_loss(lm), torch.save, rows_of(lm)
+
+    def loss(model, rows):
+        calls.append(1)
+        if kill == "loss" and len(calls) == 8: die()
+        return honest(model, rows)
+
+    def log(step, **scalars):
+        append_jsonl(folder / "curves.jsonl", [dict(step=step, **scalars)])
+        if kill == "log" and step == 6: die()
+
+    def torn(state, path):
+        save(state, path)
+        if kill == "save" and state["step"] == 6:
+            os.truncate(path, path.stat().st_size // 2)
+            die()
+
+    torch.save = torn
+    try: fit(lm.model, tokens, loss, steps=9, batch_size=3, lr=3e-3, folder=folder, save_seconds=0, log_every=2, log=log, seed=5)
+    finally: torch.save = save
+    return lm.model
+
+
+def in_fresh_python(call, *args, launcher=(), rc=0):
+    "Call a function of this file in another process."
+    env = os.environ | dict(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", ACCELERATE_USE_CPU="true", TOKENIZERS_PARALLELISM="false")
+    run = subprocess.run([sys.executable, *launcher, __file__, call, *map(str, args)], capture_output=True, text=True, timeout=240, env=env, cwd=HERE)
+    assert run.returncode == rc, run.stderr[-3000:]
+    return run
+
+
+@pytest.mark.parametrize("kill", ("loss", "log", "save"))
+def test_killed_and_started_again(kill, folders, tmp_path):
+    "gpt2 has dropout. The killed and resumed training ends with the same bits and the same curve, and leaves no checkpoint."
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    for d in (calm, killed): d.mkdir()
+    wanted = killable(folders("gpt2"), calm)
+    in_fresh_python("killable", folders("gpt2"), killed, kill, rc=-signal.SIGKILL)
+    left = {p.name for p in killed.iterdir()}
+    assert "checkpoint.pt" in left and ("checkpoint.new" in left) == (kill == "save")
+    assert torch.load(killed / "checkpoint.pt", weights_only=True)["step"] == (6 if kill == "loss" else 4)
+    torch.manual_seed(99)
+    again = killable(folders("gpt2"), killed)
+    assert distance(wanted, again) == 0
+    assert [p.name for p in killed.iterdir()] == ["curves.jsonl"] == [p.name for p in calm.iterdir()]
+    lines = read_jsonl(killed / "curves.jsonl")
+    assert list({r["step"]: r for r in lines}.values()) == read_jsonl(calm / "curves.jsonl")
+    assert [r["step"] for r in lines] == ([2, 4, 6, 8, 9] if kill == "loss" else [2, 4, 6, 6, 8, 9])
+
+
+def test_a_kill_after_the_last_checkpoint(folders, tmp_path):
+    "The checkpoint of the last step is taken up, nothing is trained any more, and it goes."
+    wanted = killable(folders("gpt2"), tmp_path)
+    lm = load_lm(folders("gpt2"))
+    state = dict(model=wanted.state_dict(), optimizer=torch.optim.AdamW(lm.model.parameters()).state_dict(), step=9)
+    torch.save(state, tmp_path / "checkpoint.pt")
+    assert distance(killable(folders("gpt2"), tmp_path), wanted) == 0 and not (tmp_path / "checkpoint.pt").exists()
+
+
+# ---------------------------------------------------------------- two processes
+
+
+def work_of_one(lm_folder, rm_folder, out, kill=-1):
+    "Train and sample, alone or as one of two; the first process writes what came out."
+    rank, world = rank_world()
+    lm, rm, out = load_lm(lm_folder), load_reward_model(rm_folder), Path(out)
+    prompts = [encode_prompt(lm, p) for p, _ in TALK]
+    said = [generate(lm, prompts, rule, max_new_tokens=8, batch_size=2) for rule in (greedy, sampler(list(range(7)), top_k=30))]
+
+    def dies(model, rows, calls=[]):  # noqa: B006
+        calls.append(1)
+        if rank == 1 and len(calls) == int(kill): os.kill(os.getpid(), signal.SIGKILL)
+        return sft_loss(lm)(model, rows)
+
+    folder = out / "training"
+    if rank == 0: folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    fit(lm.model, rows_of(lm), dies, steps=8, batch_size=5, micro_batch=3, lr=3e-3, folder=folder if folder.exists() else None, save_seconds=0, log_every=1,
+        log=lambda step, **s: lines.append([step, s["loss"], s["grad_norm"]]))
+    train_reward(rm, pairs_of(lm), steps=6, batch_size=4, micro_batch=1, lr=3e-3)
+    if world > 1:
+        from accelerate import PartialState
+
+        assert world == PartialState().num_processes == 2
+        assert all(r is not None for r in said[0]), "every process has all rollouts"
+    if rank == 0:
+        torch.save(dict(lm=weights(lm.model), rm=weights(rm.model)), out / "weights.pt")
+        rollouts = [[r.completion_ids, r.logprobs, r.info] for x in said for r in x]
+        (out / "out.json").write_text(json.dumps(dict(world=world, lines=lines, rollouts=rollouts)))
+
+
+def test_two_processes_do_the_work_of_one(folders, tmp_path):
+    "A batch of 5 in parts of 3, so that shares are unequal; parts of 1, so that one process has none."
+    paths = folders("llama"), folders("llama", "reward")
+    (tmp_path / "two").mkdir()
+    work_of_one(*paths, tmp_path)
+    in_fresh_python("work_of_one", *paths, tmp_path / "two", launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"))
+    one, two = (json.loads((d / "out.json").read_text()) for d in (tmp_path, tmp_path / "two"))
+    assert (one["world"], two["world"]) == (1, 2) and one["rollouts"] == two["rollouts"]
+    for a, b in zip(one["lines"], two["lines"], strict=True): assert a == pytest.approx(b, abs=1e-6)
+    one, two = (torch.load(d / "weights.pt", weights_only=True) for d in (tmp_path, tmp_path / "two"))
+    for k in ("lm", "rm"): torch.testing.assert_close(one[k], two[k], atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_started_again(folders, tmp_path):
+    "One of two is killed in its sixth step; both start again and end where an undisturbed pair ends, to the bit."
+    paths, pair = (folders("llama"), folders("llama", "reward")), ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    for d in ("calm", "killed"): (tmp_path / d / "training").mkdir(parents=True)
+    in_fresh_python("work_of_one", *paths, tmp_path / "calm", launcher=pair)
+    in_fresh_python("work_of_one", *paths, tmp_path / "killed", 11, launcher=pair, rc=1)
+    assert torch.load(tmp_path / "killed" / "training" / "checkpoint.pt", weights_only=True)["step"] == 5
+    in_fresh_python("work_of_one", *paths, tmp_path / "killed", launcher=pair)
+    calm, killed = (torch.load(tmp_path / d / "weights.pt", weights_only=True) for d in ("calm", "killed"))
+    assert all(torch.equal(calm[k], killed[k]) for k in calm) and not list((tmp_path / "killed" / "training").iterdir())
+
+
+def test_a_toy_from_the_notebooks_trains_the_same_twice():
+    "Two equal trainings in one process: nothing is left over between them."
+    tok = word_tokenizer([" ".join(x) for x in TALK])
+    a, b = build_lm(tok, width=16), build_lm(tok, width=16)
+    for lm in (a, b): sft(lm, rows_of(lm), steps=5, batch_size=4)
+    assert distance(a.model, b.model) == 0
+    assert new_reward_model and weights(a.model).dtype == torch.float32
+
+
+if __name__ == "__main__": getattr(__import__("test_train"), sys.argv[1])(*sys.argv[2:])  # under its own name, as the tests know it
