@@ -36,10 +36,9 @@ test-full: $(VENV)/.installed check-notebooks  ## test, and what takes long
 	$(BIN)/python -m pytest -q -m "not gpu" --timeout 3000 $(ARGS)
 
 check-notebooks: $(VENV)/.installed
-	$(BIN)/python tests/check_export.py
+	$(BIN)/python tests/check_notebooks.py
 	$(BIN)/ruff check rlgen tests
 	$(BIN)/python tests/style.py
-	$(BIN)/nbdev-test --skip-file-re '^(_|\.|run_)' --n-workers 2
 
 results: $(VENV)/.installed  ## the committed results: default.yaml, all methods, three seeds (ALGO=…)
 	$(BIN)/rlgen results $(ALGO) $(ARGS)

@@ -7,6 +7,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'rlgen.cli._seeds_apart': ('cli.html#_seeds_apart', 'rlgen/cli.py'),
                            'rlgen.cli._short': ('cli.html#_short', 'rlgen/cli.py'),
                            'rlgen.cli._shown': ('cli.html#_shown', 'rlgen/cli.py'),
+                           'rlgen.cli._tell': ('cli.html#_tell', 'rlgen/cli.py'),
                            'rlgen.cli.do_stages': ('cli.html#do_stages', 'rlgen/cli.py'),
                            'rlgen.cli.file_metrics': ('cli.html#file_metrics', 'rlgen/cli.py'),
                            'rlgen.cli.main': ('cli.html#main', 'rlgen/cli.py'),

@@ -36,7 +36,7 @@ def system(
         if e.name and e.name.startswith("rlgen"): raise RlgenError(f"{algo}: not in this version of rlgen yet") from None
         raise
 
-
+# %% ../nbs/90_cli.ipynb #typed-params
 def typed_params(
     args: argparse.Namespace,  # with .p ([name, value] pairs), .y (YAML texts), .f (files)
 ) -> dict:  # name -> value, not yet checked
@@ -53,15 +53,25 @@ def typed_params(
         except yaml.YAMLError: typed[name] = value
     return read_params(args.f or [], typed)
 
+# %% ../nbs/90_cli.ipynb #tell
+def _tell(text: str) -> None:
+    "A line for the person at the keyboard."
+    print(text, file=sys.stderr, flush=True)
+
+
+def _short(path: Path) -> str:
+    "A path as seen from the working folder."
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)
+
 # %% ../nbs/90_cli.ipynb #do-stages
 def do_stages(
-    algo: str,
-    params,  # checked
-) -> None:
+    algo: str,  # pargs, rest_pg, …
+    params,  # checked; an instance of the system's Params
+) -> None:  # raises RlgenError where a seed's process fails
     "Do all stages of a run in this process, or a process for each seed where settings allow several."
     module, n = system(algo), settings().num_processes
     run, (rank, world) = module.start(params), rank_world()
-    if rank == 0: print(f"{algo}: seeds {params.seeds}, methods {', '.join(params.methods)}, a world of {world} -> {_short(run.out_dir)}", file=sys.stderr, flush=True)
+    if rank == 0: _tell(f"{algo}: seeds {params.seeds}, methods {', '.join(params.methods)}, a world of {world} -> {_short(run.out_dir)}")
     if n > 1 and len(params.seeds) > 1 and "RANK" not in os.environ: _seeds_apart(algo, params, n)
     module.stages(run)
 
@@ -85,9 +95,9 @@ def _seeds_apart(algo: str, params, n: int) -> None:
 
 # %% ../nbs/90_cli.ipynb #run-algo
 def run_algo(
-    algo: str,
+    algo: str,  # pargs, rest_pg, …
     given: dict,  # parameters, not yet checked
-) -> Path:  # the run's folder
+) -> Path:  # the run's folder; raises RlgenError for a wrong parameter or a missing run notebook
     "Check, do the stages, execute the run notebook, print table and paths."
     module = system(algo)
     params = check_params(module.Params, given)
@@ -108,24 +118,20 @@ def _execute(notebook: Path, output: Path, given: dict) -> None:
     normalise_notebook(output)
 
 
-def _short(path: Path) -> str:
-    "A path as seen from the working folder."
-    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)
-
-
 def _shown(folder: Path) -> None:
     "Print a finished run's table and where its files are."
     found = json.loads((folder / "metrics.json").read_text())
     print("\n" + results_table(found["table"], list(dict.fromkeys(r["metric"] for r in found["table"]))).to_string() + "\n")
     for name in ("run.ipynb", "metrics.json", *sorted(p.name for p in folder.glob("*.png"))): print(_short(folder / name))
 
-# %% ../nbs/90_cli.ipynb #results-algo
+# %% ../nbs/90_cli.ipynb #make-results
 def make_results(
-    algo: str,
+    algo: str,  # pargs, rest_pg, …
     given: dict,  # parameters, not yet checked; seeds default to three
-) -> Path:
+) -> Path:  # the folder
     "The committed run: results/<algo>/<params_name>, and README's generated block."
     given = dict(seeds=[0, 1, 2]) | given
+    check_params(system(algo).Params, given)  # before anything is taken away
     folder = settings().results_dir / algo / given.get("params_name", "default")
     for old in folder.glob("*"):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -145,8 +151,8 @@ def _readme_block(algo: str, found: dict) -> None:
     block = "\n".join("| " + " | ".join(r) + " |" for r in rows)
     atomic_write(readme, text[: text.index(begin) + len(begin)] + "\n" + block + "\n" + text[text.index(end):])
 
-
-def stale_results() -> list[str]:
+# %% ../nbs/90_cli.ipynb #stale-results
+def stale_results() -> list[str]:  # one line a run, or one line that there are none
     "Committed runs and whether the code has changed since, a line each."
     out = []
     for env in sorted(settings().results_dir.glob("*/*/env.json")):
@@ -158,7 +164,7 @@ def stale_results() -> list[str]:
 # %% ../nbs/90_cli.ipynb #file-metrics
 def file_metrics(
     path: str,  # JSONL with prediction (or completion) and reference
-) -> dict:  # metric -> {mean, low, high} or a number for corpus metrics
+) -> dict:  # metric -> {mean, low, high} or a number for corpus metrics; raises RlgenError for a row without texts
     "ROUGE, BLEU, token F1, length ratio and distinct-n of a file of predictions."
     from rlgen.metrics import bleu, distinct_n, interval, length_ratio, rouge, token_f1
     rows = read_jsonl(path)
@@ -202,9 +208,9 @@ def main(
     "The `rlgen` command."
     try: _dispatch(parser().parse_args(argv))
     except RlgenError as e:
-        print(f"rlgen: {e}", file=sys.stderr)
+        _tell(f"rlgen: {e}")
         return 2
     except KeyboardInterrupt:
-        print("rlgen: stopped; finished stages are kept, the same command goes on from there", file=sys.stderr)
+        _tell("rlgen: stopped; finished stages are kept, the same command goes on from there")
         return 130
     return 0

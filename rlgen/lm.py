@@ -185,6 +185,8 @@ def load_lm(
 
 def save_lm(lm, folder: Path | str) -> None:
     "Save model and tokenizer as an ordinary from_pretrained folder (anything with .model and .tokenizer)."
+    import transformers
+    transformers.logging.disable_progress_bar()
     lm.model.save_pretrained(folder)
     lm.tokenizer.save_pretrained(folder)
 

@@ -73,6 +73,7 @@ def test_bradley_terry():
     torch.testing.assert_close(together, torch.ones_like(together))
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_trls_loss_on_the_same_tokens(folders, tmp_path):
     "RewardTrainer's own loss on its own batch, padding and all (a pad id that no text ends in, as it needs)."
     from datasets import Dataset

@@ -170,6 +170,15 @@ def test_reward_models_learn(arch, folders):
     assert pair_wins(rm, pairs) == [1.0] * len(pairs) and lines[-1]["loss"] < lines[0]["loss"] and lines[-1]["accuracy"] == 1.0
 
 
+def test_dropout_differs_from_step_to_step(folders):
+    def losses():
+        lm, lines = load_lm(folders("gpt2")), []
+        sft(lm, rows_of(lm)[:1], steps=4, batch_size=1, lr=0.0, log_every=1, log=lambda step, **s: lines.append(s["loss"]))
+        return lines
+
+    assert len(set(losses())) == 4 and losses() == losses()
+
+
 def test_nothing_to_train_on(folders):
     with pytest.raises(RlgenError, match="^sft: no rows") as e: sft(load_lm(folders("llama")), [], steps=1)
     assert "\n" not in str(e.value)
@@ -252,11 +261,12 @@ def work_of_one(lm_folder, rm_folder, out, kill=-1):
     said = [generate(lm, prompts, rule, max_new_tokens=8, batch_size=2) for rule in (greedy, sampler(list(range(7)), top_k=30))]
 
     def dies(model, rows, calls=[]):  # noqa: B006
-        calls.append(1)
+        calls.append(len(rows))
+        seen[0] = sum(calls)
         if rank == 1 and len(calls) == int(kill): os.kill(os.getpid(), signal.SIGKILL)
         return sft_loss(lm)(model, rows)
 
-    folder = out / "training"
+    folder, seen = out / "training", [0]
     if rank == 0: folder.mkdir(parents=True, exist_ok=True)
     lines = []
     fit(lm.model, rows_of(lm), dies, steps=8, batch_size=5, micro_batch=3, lr=3e-3, folder=folder if folder.exists() else None, save_seconds=0, log_every=1,
@@ -270,7 +280,7 @@ def work_of_one(lm_folder, rm_folder, out, kill=-1):
     if rank == 0:
         torch.save(dict(lm=weights(lm.model), rm=weights(rm.model)), out / "weights.pt")
         rollouts = [[r.completion_ids, r.logprobs, r.info] for x in said for r in x]
-        (out / "out.json").write_text(json.dumps(dict(world=world, lines=lines, rollouts=rollouts)))
+        (out / "out.json").write_text(json.dumps(dict(world=world, rows=seen[0], lines=lines, rollouts=rollouts)))
 
 
 def test_two_processes_do_the_work_of_one(folders, tmp_path):
@@ -280,7 +290,8 @@ def test_two_processes_do_the_work_of_one(folders, tmp_path):
     work_of_one(*paths, tmp_path)
     in_fresh_python("work_of_one", *paths, tmp_path / "two", launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"))
     one, two = (json.loads((d / "out.json").read_text()) for d in (tmp_path, tmp_path / "two"))
-    assert (one["world"], two["world"]) == (1, 2) and one["rollouts"] == two["rollouts"]
+    assert (one["world"], two["world"]) == (1, 2) and (one["rows"], two["rows"]) == (8 * 5, 8 * 3), "each computes its share"
+    assert one["rollouts"] == two["rollouts"]
     for a, b in zip(one["lines"], two["lines"], strict=True): assert a == pytest.approx(b, abs=1e-6)
     one, two = (torch.load(d / "weights.pt", weights_only=True) for d in (tmp_path, tmp_path / "two"))
     for k in ("lm", "rm"): torch.testing.assert_close(one[k], two[k], atol=1e-6, rtol=0)

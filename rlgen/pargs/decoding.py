@@ -14,7 +14,7 @@ import torch
 
 # %% ../../nbs/20_pargs_decoding.ipynb #imports-rlgen
 from ..core import RlgenError
-from ..lm import LM, Choose, Cost, Rollout, Step, draw, rule_kl
+from ..lm import LM, Choose, Cost, Rollout, Step, draw, greedy, rule_kl
 from ..reward import RewardModel, encode_text, score_ids
 
 # %% ../../nbs/20_pargs_decoding.ipynb #guided
@@ -29,6 +29,7 @@ def guided(
     if alpha < 0: raise RlgenError(f"alpha = {alpha}: a negative weight would seek what the reward dislikes; give 0 or more")
 
     def choose(step: Step):
+        if not alpha and seeds is None: return greedy(step)
         top = step.logprobs.topk(min(k, step.logprobs.shape[-1]), dim=-1)
         rewards = score(step, top.indices).to(top.values) if alpha else torch.zeros_like(top.values)
         if seeds is None:
@@ -62,7 +63,7 @@ def prefix_score(
 
     def ids(step: Step, i: int, token: int) -> list[int]:
         written, ended = step.written[i] + [token], token in lm.eos_ids
-        if alike: return step.prompts[i] + written + ([eos] if end and not ended else [])
+        if alike: return (step.prompts[i] + written + ([eos] if end and not ended else []))[-max_tokens:]
         text = lm.tokenizer.decode(written, skip_special_tokens=True).strip()
         return encode_text(rm, prompts[step.rows[i]], text, finished=end or ended, max_tokens=max_tokens)
 

@@ -46,10 +46,11 @@ class Params:
     sft_lr: float = param(1e-3, low=0)
     num_pairs: int = param(8000, low=1)  # for each reward model
     label_noise: float = param(0.05, low=0, high=0.5)  # world: share of labels flipped
-    rm_epochs: float = param(3.0, low=0)
+    rm_epochs: float = param(2.0, low=0)
     rm_lr: float = param(1e-3, low=0)
     rm_batch_size: int = param(32, low=1)
     micro_batch: int = param(0, low=0)  # pairs in one forward pass; 0: the whole batch
+    max_length: int = param(0, low=0)  # tokens of prompt and text together in training; 0: the model's context
     num_test: int = param(300, low=1)  # prompts
     num_held_out: int = param(1000, low=0)  # pairs for the reward model's accuracy
     max_new_tokens: int = param(32, low=1)
@@ -71,7 +72,7 @@ class Params:
 
 # %% ../../nbs/21_pargs_run.ipynb #start
 def start(
-    params: Params,
+    params: Params,  # each one already checked by itself
 ) -> Run:  # raises RlgenError for values that don't fit together
     "Check what the types can't and open the run's folder."
     for m, w in params.alpha_by_method.items():
@@ -97,8 +98,10 @@ class Problem:
     ends: Callable[[str], bool] = lambda text: True  # whether a text of a pair is finished (only the ablation has others)
     report: dict = field(default_factory=dict)
 
-
-def world_problem(p: Params) -> Problem:
+# %% ../../nbs/21_pargs_run.ipynb #world-problem
+def world_problem(
+    p: Params,  # data is world or world/cut
+) -> Problem:  # with gold; pairs differ from seed to seed, test prompts don't
     "The embedded world, or its ablation."
     cut = p.data == "world/cut"
     def pairs(n: int, seed: int, split: str = "train"): return [Preference(**r) for r in world.preferences(n, seed, p.label_noise, cut, split)]
@@ -106,7 +109,7 @@ def world_problem(p: Params) -> Problem:
     return Problem(test, pairs(p.num_held_out, 10**6, "valid"), partial(pairs, p.num_pairs), [], world.gold_reward, lambda text: text.endswith(" ."), dict(pairs_made=p.num_pairs))
 
 # %% ../../nbs/21_pargs_run.ipynb #real-problem
-def real_problem(p: Params) -> Problem:
+def real_problem(p: Params) -> Problem:  # p.data and p.split say where from; without gold; raises RlgenError where a part would be empty
     "Human preferences from a file, a folder or the hub: disjoint parts for guide, grader and test."
     records, report = load_preferences(p.data, p.split)
     sides = split_by_prompt(records, dict(guide=0.45, grade=0.45, test=0.1), seed=0, key=lambda r: r.turns[0])
@@ -116,22 +119,27 @@ def real_problem(p: Params) -> Problem:
     report = report | dict(guide=len(sides["guide"]), grade=len(sides["grade"]), held_out=len(sides["test"]), test_prompts=len(prompts))
     return Problem(prompts, sides["test"][: p.num_held_out], lambda seed: sides["guide"][: p.num_pairs], sides["grade"][: p.num_pairs], None, report=report)
 
-
-def load_problem(p: Params) -> Problem:
+# %% ../../nbs/21_pargs_run.ipynb #load-problem
+def load_problem(
+    p: Params,  # data decides
+) -> Problem:  # raises RlgenError for data that can't be read
     "The data that the parameters name."
     return world_problem(p) if p.data.startswith("world") else real_problem(p)
 
-# %% ../../nbs/21_pargs_run.ipynb #fit-prompts
-def room(lm: LM, p: Params) -> int:
+# %% ../../nbs/21_pargs_run.ipynb #room
+def room(
+    lm: LM,  # whose context it is
+    p: Params,  # max_new_tokens and max_prompt_tokens
+) -> int:  # at least 1; raises RlgenError where the answer alone fills the context
     "Tokens that a prompt may have."
     left = lm.context - p.max_new_tokens
     if left < 1: raise RlgenError(f"parameter max_new_tokens = {p.max_new_tokens}: leaves no room for a prompt in {p.base_model}'s context of {lm.context}")
     return min(left, p.max_prompt_tokens or left)
 
-
+# %% ../../nbs/21_pargs_run.ipynb #fit-prompts
 def fit_records(
-    lm: LM,
-    records: list[Preference],
+    lm: LM,  # whose tokenizer counts
+    records: list[Preference],  # their turns, oldest first
     budget: int,  # tokens a prompt may have
 ) -> tuple[list[tuple[Preference, list[int]]], dict]:  # (record with its prompt as shortened, ids), counts
     "Prompts as ids within a budget, dropping whole turns from the left."
@@ -144,39 +152,77 @@ def fit_records(
     return out, dict(prompts_shortened=shortened, prompts_lost=lost)
 
 # %% ../../nbs/21_pargs_run.ipynb #train-base
-def train_base(folder: Path, log: Callable, p: Params, records: list[Preference], seed: int) -> dict:
+def train_base(
+    folder: Path,  # model/ is written there
+    log: Callable,  # log(step, **scalars)
+    p: Params,  # the run's
+    records: list[Preference],  # .chosen is learned
+    seed: int,  # the run's
+) -> dict:  # prompts_shortened, prompts_lost, tokens learned from
     "Stage: fine-tune the base model on preferred texts."
     lm = load_lm(p.base_model)
     fitted, counts = fit_records(lm, records, room(lm, p))
-    rows = [(ids, encode_completion(lm, r.chosen)[: lm.context - len(ids)], 1.0) for r, ids in fitted]
+    limit = min(lm.context, p.max_length or lm.context)
+    rows = [(ids, encode_completion(lm, r.chosen)[: limit - len(ids)], 1.0) for r, ids in fitted if len(ids) < limit]
     sft(lm, rows, steps=p.sft_steps, batch_size=p.rm_batch_size, micro_batch=p.micro_batch, lr=p.sft_lr, seed=seed_for(seed, "sft"), folder=folder, log=log)
     if rank_world()[0] == 0: save_lm(lm, folder / "model")
     return counts | dict(tokens=sum(len(r[1]) for r in rows))
 
-
-def encode_pairs(rm: RewardModel, records: list[Preference], ends: Callable) -> tuple[list[tuple[list[int], list[int]]], int]:  # pairs of ids, how many were left out
+# %% ../../nbs/21_pargs_run.ipynb #encode-pairs
+def encode_pairs(
+    rm: RewardModel,  # its tokenizer and context
+    records: list[Preference],  # prompts as turns, two texts each
+    ends: Callable,  # ends(text): whether it closes with end-of-text
+    max_length: int = 0,  # tokens of prompt and text; 0: the model's context
+) -> tuple[list[tuple[list[int], list[int]]], int]:  # (chosen ids, rejected ids) with the prompt, how many pairs were left out
     "Preference pairs as a reward model reads them; the same shortened prompt on both sides."
-    limit, out = LM(rm.model, rm.tokenizer).context, []
+    context, out = LM(rm.model, rm.tokenizer).context, []
+    limit = min(context, max_length or context)
     for r in records:
-        if rm.kind == "encoder": out.append(tuple(encode_text(rm, r.prompt, t) for t in (r.chosen, r.rejected))); continue
+        if rm.kind == "encoder": out.append(tuple(encode_text(rm, r.prompt, t, max_tokens=max_length) for t in (r.chosen, r.rejected))); continue
         said = [encode_completion(LM(rm.model, rm.tokenizer), t, eos=ends(t)) for t in (r.chosen, r.rejected)]
         ids, _ = fit_turns(LM(rm.model, rm.tokenizer), list(r.turns), limit - max(map(len, said)))
         if ids is not None: out.append((ids + said[0], ids + said[1]))
     return out, len(records) - len(out)
 
-
-def train_rm(folder: Path, log: Callable, p: Params, base: str, problem: Problem, records: list[Preference], seed: int, label: str) -> dict:
+# %% ../../nbs/21_pargs_run.ipynb #train-rm
+def train_rm(
+    folder: Path,  # model/ and held_out.json are written there
+    log: Callable,  # log(step, **scalars)
+    p: Params,  # the run's
+    base: str,  # model whose body it starts from
+    problem: Problem,  # for its held-out pairs
+    records: list[Preference],  # pairs to train on
+    seed: int,  # the run's
+    label: str,  # reward_model or eval_reward_model; part of the seed
+) -> dict:  # counts of pairs, steps, rm_tokens; raises RlgenError where no pair fits
     "Stage: a Bradley-Terry reward model on full texts, and its accuracy on held-out pairs."
     rm = new_reward_model(base, seed_for(seed, label))
-    pairs, left_out = encode_pairs(rm, records, problem.ends)
-    if not pairs: raise RlgenError(f"{label}: no pair fits the model's context of {LM(rm.model, rm.tokenizer).context} tokens")
+    pairs, left_out = encode_pairs(rm, records, problem.ends, p.max_length)
+    if not pairs: raise RlgenError(f"{label}: no pair fits {p.max_length or LM(rm.model, rm.tokenizer).context} tokens; raise max_length or take a model with a longer context")
     steps = max(1, round(p.rm_epochs * len(pairs) / p.rm_batch_size))
     train_reward(rm, pairs, steps=steps, batch_size=p.rm_batch_size, micro_batch=p.micro_batch, lr=p.rm_lr, seed=seed_for(seed, label), folder=folder, log=log, label=label)
-    test, lost = encode_pairs(rm, problem.held_out, problem.ends)
+    test, lost = encode_pairs(rm, problem.held_out, problem.ends, p.max_length)
     if rank_world()[0] == 0:
         save_lm(rm, folder / "model")
         atomic_write(folder / "held_out.json", json.dumps(dict(wins=pair_wins(rm, test, p.batch_size))))
     return dict(pairs=len(pairs), pairs_too_long=left_out, held_out_too_long=lost, steps=steps, rm_tokens=steps * p.rm_batch_size * sum(len(s) for x in pairs for s in x) // len(pairs))
+
+# %% ../../nbs/21_pargs_run.ipynb #judge-texts
+def judge_texts(
+    rm: RewardModel,  # the guide
+    lm: LM,  # which wrote the rollouts
+    texts: list[str],  # prompts, N
+    rollouts: list,  # `Rollout`s, N
+    batch_size: int,  # sequences a forward pass
+    cost: Cost | None = None,  # rm_tokens and rm_forwards are added
+) -> list[float]:  # N
+    "A reward model's scores of finished completions."
+    alike, limit = same_tokens(lm, rm), min(LM(rm.model, rm.tokenizer).context, rm.tokenizer.model_max_length)
+    def ids(text, r):
+        if alike: return r.prompt_ids + r.completion_ids
+        return encode_text(rm, text, r.text(lm.tokenizer), finished=r.info["finished"], max_tokens=limit)
+    return score_ids(rm, [ids(t, r) for t, r in zip(texts, rollouts)], batch_size, cost).tolist()
 
 # %% ../../nbs/21_pargs_run.ipynb #write-texts
 def _rollouts(lm: LM, rm: RewardModel, p: Params, method: str, weight: float, texts: list[str], prompts: list, seed: int, cost: Cost) -> list:
@@ -197,16 +243,17 @@ def _rollouts(lm: LM, rm: RewardModel, p: Params, method: str, weight: float, te
     return [best_of(drawn[i : i + n], rewards[i : i + n]) for i in range(0, len(drawn), n)]
 
 
-def judge_texts(rm: RewardModel, lm: LM, texts: list[str], rollouts: list, batch_size: int, cost: Cost | None = None) -> list[float]:
-    "A reward model's scores of finished completions."
-    alike, limit = same_tokens(lm, rm), min(LM(rm.model, rm.tokenizer).context, rm.tokenizer.model_max_length)
-    def ids(text, r):
-        if alike: return r.prompt_ids + r.completion_ids
-        return encode_text(rm, text, r.text(lm.tokenizer), finished=r.info["finished"], max_tokens=limit)
-    return score_ids(rm, [ids(t, r) for t, r in zip(texts, rollouts)], batch_size, cost).tolist()
-
-
-def write_texts(folder: Path, log: Callable, p: Params, base: str, guide: str, method: str, weight: float, fitted: list, seed: int) -> dict:
+def write_texts(
+    folder: Path,  # texts.jsonl is written there
+    log: Callable,  # unused: nothing is trained
+    p: Params,  # the run's
+    base: str,  # model folder or hub id to decode from
+    guide: str,  # reward model folder or id
+    method: str,  # one of METHODS
+    weight: float,  # of the reward, for guided methods
+    fitted: list,  # (record, prompt ids) of `fit_records`
+    seed: int,  # the run's
+) -> dict:  # counters of `Cost`
     "Stage: one method's completions of all test prompts, with what the guide says of them."
     lm, rm, cost = load_lm(base), load_reward_model(guide), Cost()
     texts, prompts = [r.prompt for r, _ in fitted], [ids for _, ids in fitted]
@@ -217,8 +264,14 @@ def write_texts(folder: Path, log: Callable, p: Params, base: str, guide: str, m
     if rank_world()[0] == 0: atomic_write(folder / "texts.jsonl", jsonl(rows))
     return vars(cost)
 
-
-def grade_texts(folder: Path, log: Callable, p: Params, grader: str, rows: list[dict]) -> dict:
+# %% ../../nbs/21_pargs_run.ipynb #grade-texts
+def grade_texts(
+    folder: Path,  # scores.json is written there
+    log: Callable,  # unused: nothing is trained
+    p: Params,  # the run's
+    grader: str,  # reward model folder or id
+    rows: list[dict],  # rows of texts.jsonl
+) -> dict:  # counters of `Cost`
     "Stage: the grading reward model's scores of completions."
     rm, cost = load_reward_model(grader), Cost()
     limit = min(LM(rm.model, rm.tokenizer).context, rm.tokenizer.model_max_length)
@@ -252,7 +305,7 @@ def _rm_stage(run: Run, label: str, base: str, after: list, problem: Problem, re
     "Train one reward model."
     p = run.params
     work = partial(train_rm, p=p, base=base, problem=problem, records=records, seed=seed, label=label)
-    reads = run.pick("rm_epochs", "rm_lr", "rm_batch_size", "micro_batch", "batch_size") | dict(base=_model_key(base) if not after else "")
+    reads = run.pick("rm_epochs", "rm_lr", "rm_batch_size", "micro_batch", "batch_size", "max_length") | dict(base=_model_key(base) if not after else "")
     stage = do_stage(run, label, work, reads, after, rows_digest([vars(r) for r in [*records, *problem.held_out]]), seed)
     place_model(run, stage, f"{label}-{seed}")
     return stage
@@ -263,21 +316,23 @@ def _base_stage(run: Run, problem: Problem, seed: int) -> tuple[str, list[Stage]
     p = run.params
     if not p.sft_steps: return p.base_model, []
     records = problem.guide(seed)
-    reads = run.pick("sft_steps", "sft_lr", "rm_batch_size", "micro_batch", "max_new_tokens", "max_prompt_tokens") | dict(base=_model_key(p.base_model))
+    reads = run.pick("sft_steps", "sft_lr", "rm_batch_size", "micro_batch", "max_new_tokens", "max_prompt_tokens", "max_length") | dict(base=_model_key(p.base_model))
     stage = do_stage(run, "sft", partial(train_base, p=p, records=records, seed=seed), reads, [], rows_digest([vars(r) for r in records]), seed)
     place_model(run, stage, f"sft-{seed}")
     return str(stage.path / "model"), [stage]
 
-# %% ../../nbs/21_pargs_run.ipynb #stages
-def rows_wanted(p: Params) -> list[tuple[str, float]]:  # (method, weight), weight 0 for unguided ones
+# %% ../../nbs/21_pargs_run.ipynb #rows-wanted
+def rows_wanted(
+    p: Params,  # methods, alpha, alpha_by_method, alphas
+) -> list[tuple[str, float]]:  # (method, weight), weight 0 for unguided ones
     "The rows of the table, then the further weights of the curve."
     table = [(m, p.weight(m) if m in GUIDED else 0.0) for m in p.methods]
     return list(dict.fromkeys(table + [(m, float(a)) for m in p.methods if m in GUIDED for a in p.alphas]))
 
-
+# %% ../../nbs/21_pargs_run.ipynb #stages
 def stages(
-    run: Run,
-) -> Outcome:
+    run: Run,  # as `start` opens it
+) -> Outcome:  # raises RlgenError where no test prompt fits the model
     "Do, or find again, all the work of a run."
     p, problem = run.params, load_problem(run.params)
     out = Outcome(problem, {}, {}, {}, dict(problem.report))
