@@ -129,7 +129,7 @@ def make_results(
     algo: str,  # pargs, rest_pg, …
     given: dict,  # parameters, not yet checked; seeds default to three
 ) -> Path:  # the folder
-    "The committed run: results/<algo>/<params_name>, and README's generated block."
+    "The committed run, results/<algo>/<params_name>; the default one also renews README's generated block."
     given = dict(seeds=[0, 1, 2]) | given
     check_params(system(algo).Params, given)  # before anything is taken away
     folder = settings().results_dir / algo / given.get("params_name", "default")
@@ -137,7 +137,7 @@ def make_results(
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     run_algo(algo, given | dict(out_dir=os.path.relpath(folder, find_root())))
     shutil.rmtree(folder / "models", ignore_errors=True)
-    _readme_block(algo, json.loads((folder / "metrics.json").read_text()))
+    if folder.name == "default": _readme_block(algo, json.loads((folder / "metrics.json").read_text()))
     return folder
 
 

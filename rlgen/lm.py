@@ -15,11 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# %% ../nbs/05_lm.ipynb #imports-torch
 import torch
 from tqdm.auto import tqdm
-
-# %% ../nbs/05_lm.ipynb #imports-rlgen
 from .core import RlgenError, find_root, rank_world, settings
 from .record import process_group
 
@@ -37,7 +34,7 @@ def pad(
     seqs,  # lists of ids, ragged
     pad_id: int,  # what fills the holes
     left: bool = False,  # fill on the left
-    device=None,
+    device=None,  # a torch.device; None: the CPU
 ) -> tuple[torch.Tensor, torch.Tensor]:  # ids and mask, both (B, L)
     "Ragged lists of ids as a rectangle and its mask."
     width = max(1, max(map(len, seqs)))
@@ -108,8 +105,8 @@ def word_tokenizer(
 def build_lm(
     tokenizer,  # fixes the vocabulary
     width: int = 64,  # hidden size
-    layers: int = 2,
-    heads: int = 2,
+    layers: int = 2,  # 1 or more
+    heads: int = 2,  # a divisor of width
     context: int = 128,  # tokens
     seed: int = 0,  # of the random weights
 ) -> LM:
@@ -173,7 +170,7 @@ def _why_not(name: str, local: bool, error: Exception) -> str:
 # %% ../nbs/05_lm.ipynb #load-lm
 def load_lm(
     name: str,  # "zoo/…", a folder or a hub id
-) -> LM:
+) -> LM:  # in eval mode on the settings' device; raises RlgenError like `load_pretrained`
     "Load a causal or encoder–decoder language model with its tokenizer."
     import transformers
     place = locate_model(name)
@@ -183,19 +180,22 @@ def load_lm(
     return LM(*load_pretrained(name, "AutoModelForSeq2SeqLM" if kind == "seq2seq" else "AutoModelForCausalLM", whole=True), kind)
 
 
-def save_lm(lm, folder: Path | str) -> None:
+def save_lm(
+    lm,  # anything with .model and .tokenizer
+    folder: Path | str,  # made where it doesn't exist
+) -> None:
     "Save model and tokenizer as an ordinary from_pretrained folder (anything with .model and .tokenizer)."
     import transformers
     transformers.logging.disable_progress_bar()
     lm.model.save_pretrained(folder)
     lm.tokenizer.save_pretrained(folder)
 
-# %% ../nbs/05_lm.ipynb #encode
+# %% ../nbs/05_lm.ipynb #encode-prompt
 def encode_prompt(
     lm: LM,  # or anything with .tokenizer and .kind
     text: str,  # the prompt
     chat: bool = False,  # wrap it as a user's turn in the tokenizer's chat template
-) -> list[int]:
+) -> list[int]:  # raises RlgenError where a chat template is asked for and there is none
     "A prompt's ids: beginning-of-text where the tokenizer puts one, never end-of-text for a decoder."
     t = lm.tokenizer
     if chat:
@@ -205,7 +205,7 @@ def encode_prompt(
     if lm.kind == "causal" and len(ids) > 1 and ids[-1] in (t.eos_token_id, t.sep_token_id): ids = ids[:-1]
     return ids
 
-
+# %% ../nbs/05_lm.ipynb #encode-completion
 def encode_completion(
     lm: LM,  # or anything with .tokenizer
     text: str,  # what follows the prompt
@@ -219,7 +219,7 @@ def encode_completion(
 
 # %% ../nbs/05_lm.ipynb #fit-turns
 def fit_turns(
-    lm: LM,
+    lm: LM,  # or anything with .tokenizer and .kind
     turns,  # texts that joined give the prompt, oldest first
     max_tokens: int,  # the prompt's budget
 ) -> tuple[list[int] | None, int]:  # ids (None where not even the last turn fits), turns dropped
@@ -229,7 +229,7 @@ def fit_turns(
         if len(ids) <= max_tokens: return ids, dropped
     return None, len(turns)
 
-# %% ../nbs/05_lm.ipynb #logprobs
+# %% ../nbs/05_lm.ipynb #token-logprobs
 def token_logprobs(
     logits: torch.Tensor,  # (B, L, V): what the model says *before* each token
     ids: torch.Tensor,  # (B, L)
@@ -242,9 +242,9 @@ def _wide(logits: torch.Tensor) -> torch.Tensor:
     "At least 32 bits."
     return logits if logits.dtype == torch.float64 else logits.float()
 
-
+# %% ../nbs/05_lm.ipynb #completion-logprobs
 def completion_logprobs(
-    lm: LM,
+    lm: LM,  # decoder or encoder-decoder
     prompts: list[list[int]],  # ids
     completions: list[list[int]],  # ids, end-of-text included where it was sampled
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (B, T) log-probabilities with gradient, (B, T) mask
@@ -362,7 +362,7 @@ Choose = Callable[[Step], tuple[torch.Tensor, torch.Tensor]]  # -> token (B,), K
 
 
 def greedy(
-    step: Step,
+    step: Step,  # its log-probabilities decide
 ) -> tuple[torch.Tensor, torch.Tensor]:  # token (B,), KL (B,)
     "The most probable token. A point mass lies -log p away from the model."
     best = step.logprobs.max(-1)
@@ -371,7 +371,7 @@ def greedy(
 # %% ../nbs/05_lm.ipynb #sampler
 def restrict(
     logprobs: torch.Tensor,  # (B, V)
-    temperature: float = 1.0,
+    temperature: float = 1.0,  # above 0
     top_k: int = 0,  # 0: all
     top_p: float = 1.0,  # nucleus: fewest tokens with this mass
 ) -> tuple[torch.Tensor, torch.Tensor]:  # candidates (B, k), their log-probabilities renormalised (B, k)
@@ -408,10 +408,10 @@ def rule_kl(
 # %% ../nbs/05_lm.ipynb #sampler-rule
 def sampler(
     seeds: list[int],  # one for every prompt of the whole list
-    temperature: float = 1.0,
+    temperature: float = 1.0,  # above 0, else RlgenError
     top_k: int = 0,  # 0: all
-    top_p: float = 1.0,
-) -> Choose:
+    top_p: float = 1.0,  # nucleus; 1: all
+) -> Choose:  # for `generate`
     "A choosing rule that samples; row i's draws depend on seeds[i] alone."
     if temperature <= 0: raise RlgenError(f"temperature = {temperature}: sampling needs a positive one; for the most probable token choose greedy")
     def choose(step: Step):
@@ -445,14 +445,14 @@ def _generate_batch(lm: LM, prompts, rows: list[int], choose: Choose, max_new_to
 # %% ../nbs/05_lm.ipynb #generate
 @torch.no_grad()
 def generate(
-    lm: LM,
-    prompts: list[list[int]],  # ids
+    lm: LM,  # writes
+    prompts: list[list[int]],  # ids, none empty
     choose: Choose,  # how the next token is chosen: greedy, sampler(…), …
-    max_new_tokens: int = 64,
-    batch_size: int = 64,
+    max_new_tokens: int = 64,  # a completion's, end-of-text included
+    batch_size: int = 64,  # prompts in a batch
     cost: Cost | None = None,  # is added to
     label: str = "",  # of the progress bar; empty: none
-) -> list[Rollout]:  # one a prompt, in their order
+) -> list[Rollout]:  # one a prompt, in their order; raises RlgenError for a prompt that is empty or too long
     "Complete every prompt with one choosing rule, cached and in batches (over all processes where there are several)."
     empty = [i for i, p in enumerate(prompts) if not p]
     if empty: raise RlgenError(f"prompt {empty[0]} is empty; give at least one token (this tokenizer puts none at the beginning of a text)")
@@ -470,7 +470,7 @@ def generate(
 
 
 def gather(
-    objects: list,  # this process's
+    objects: list,  # this process's, picklable
 ) -> list:  # every process's, in order of rank
     "All processes' lists joined; the list itself where there is one process."
     if rank_world()[1] == 1: return objects

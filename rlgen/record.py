@@ -35,7 +35,7 @@ def param(
     low: float | None = None,  # smallest value that makes sense (for a list: of its elements)
     high: float | None = None,  # largest
     choices: tuple = (),  # the values there are (for a list: of its elements)
-) -> Any:
+) -> Any:  # a dataclasses.field
     "A dataclass field that knows its range."
     meta = dict(low=low, high=high, choices=choices)
     if isinstance(default, list | dict): return field(default_factory=lambda: type(default)(default), metadata=meta)
@@ -260,14 +260,14 @@ def _meet() -> None:
 
 # %% ../nbs/03_record.ipynb #stage-call
 def do_stage(
-    run: Run,
+    run: Run,  # whose cache is looked in; gains the stage
     name: str,  # what is done, e.g. reward_model
     work: Callable,  # work(folder, log) -> cost counters or None
     reads: dict,  # parameters it depends on, e.g. run.pick("rm_lr")
     after: list = (),  # stages it builds on
     data: str = "",  # hash of the data it reads
     item: Any = 0,  # which one of its kind, e.g. the seed
-) -> Stage:
+) -> Stage:  # finished; what the work raises comes through
     "A stage's result, from the cache or worked out now."
     module = getattr(work, "func", work).__module__  # of a partial: its function's
     key = digest(dict(name=name, item=item, reads=reads, after=[s.key for s in after], data=data, **_machine_facts(module)))
@@ -296,7 +296,7 @@ def _accelerator(tracker: str, project: str, name: str, folder: str):
 
 
 def run_tracker(
-    run: Run,
+    run: Run,  # its parameters name the tracker, or settings do
 ) -> Callable:  # f(stage name, step, scalars)
     "Where curves go beside the stage's own file: the tracker that is named, or nowhere."
     tracker = getattr(run.params, "tracker", "") or run.machine.tracker
@@ -307,11 +307,11 @@ def run_tracker(
 
 # %% ../nbs/03_record.ipynb #place-model
 def place_model(
-    run: Run,
+    run: Run,  # owns the folder
     stage: Stage,  # whose folder holds a saved model
     name: str,  # under <out_dir>/models/
     inside: str = "model",  # the model's folder inside the stage
-) -> Path:
+) -> Path:  # the model's folder in the run
     "Show a stage's trained model under the run's folder."
     target = run.out_dir / "models" / name
     def link(src, dst):
@@ -325,19 +325,19 @@ def place_model(
     _meet()  # nobody reads from it before it is there
     return target
 
-# %% ../nbs/03_record.ipynb #figure
+# %% ../nbs/03_record.ipynb #style
 def style() -> None:
     "The look of all figures: seaborn's ticks, one palette, no frame on top and right."
     import seaborn as sns
     sns.set_theme("notebook", "ticks", "colorblind", rc={"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 80, "savefig.dpi": 120,
                                                           "axes.titlesize": 11, "legend.frameon": False})
 
-
+# %% ../nbs/03_record.ipynb #figure
 def save_figure(
-    run: Run,
+    run: Run,  # owns the folder
     name: str,  # the file is <out_dir>/<name>.png
     figure,  # a matplotlib figure
-) -> Path:
+) -> Path:  # the picture
     "Write a figure into the run's folder."
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
@@ -345,8 +345,8 @@ def save_figure(
 
 # %% ../nbs/03_record.ipynb #environment
 def environment(
-    run: Run,
-) -> dict:
+    run: Run,  # its machine and its stages are asked
+) -> dict:  # versions (None: not installed), device, source hash, date, seconds a stage
     "The volatile facts of a run."
     from importlib.metadata import PackageNotFoundError, version
     def found(p):
@@ -356,17 +356,20 @@ def environment(
                 device=run.machine.device, dtype=run.machine.dtype, source=source_digest(f"rlgen.{run.algo}.run"), written=time.strftime("%Y-%m-%d %H:%M:%S"),
                 seconds={f"{s.name}/{s.item}": s.seconds for s in run.stages})
 
-# %% ../nbs/03_record.ipynb #save-results
-def rounded(value: Any, digits: int = 4) -> Any:
+# %% ../nbs/03_record.ipynb #rounded
+def rounded(
+    value: Any,  # a JSON value; tuples become lists, keys text
+    digits: int = 4,  # decimals
+) -> Any:
     "A copy with every float rounded; -0.0 becomes 0.0."
     if isinstance(value, float): return round(value, digits) + 0.0
     if isinstance(value, dict): return {str(k): rounded(v, digits) for k, v in value.items()}
     return [rounded(v, digits) for v in value] if isinstance(value, list | tuple) else value
 
-
+# %% ../nbs/03_record.ipynb #csv-text
 def csv_text(
     rows: list[dict],  # columns are all keys, in order of appearance
-) -> str:
+) -> str:  # a header and a line a row
     "Rows as CSV; floats with 6 digits."
     import csv
     columns, out = list(dict.fromkeys(k for r in rows for k in r)), io.StringIO()
@@ -375,9 +378,9 @@ def csv_text(
     writer.writerows(rounded(rows, 6))
     return out.getvalue()
 
-
+# %% ../nbs/03_record.ipynb #save-results
 def save_results(
-    run: Run,
+    run: Run,  # owns the folder; gives parameters and stages
     table: list[dict],  # rows of metrics.summarise
     pairs: list[dict] = (),  # rows of metrics.compare
     cost: list[dict] = (),  # {"method", counters}

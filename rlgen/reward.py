@@ -68,7 +68,7 @@ def new_reward_model(
     model.config.pad_token_id = RewardModel(model, tokenizer).pad_id
     return RewardModel(model, tokenizer)
 
-
+# %% ../nbs/08_reward.ipynb #load-reward-model
 def load_reward_model(
     name: str,  # a folder or hub id of a sequence classifier
 ) -> RewardModel:  # raises RlgenError where it has other than one output
@@ -81,12 +81,12 @@ def load_reward_model(
 
 # %% ../nbs/08_reward.ipynb #encode-text
 def encode_text(
-    rm: RewardModel,
-    prompt: str,
-    completion: str,
+    rm: RewardModel,  # its tokenizer and kind are used
+    prompt: str,  # text
+    completion: str,  # text, without an end-of-text mark
     finished: bool = True,  # end with end-of-text (decoders)
     max_tokens: int = 0,  # 0: as many as the model takes; what is too long is cut on the left, the prompt first
-) -> list[int]:
+) -> list[int]:  # at most max_tokens
     "The ids a reward model judges."
     limit = max_tokens or min(rm.tokenizer.model_max_length, getattr(rm.model.config, "max_position_embeddings", 10**9))
     if rm.kind == "encoder":
@@ -102,9 +102,9 @@ def encode_text(
 # %% ../nbs/08_reward.ipynb #score-ids
 @torch.no_grad()
 def score_ids(
-    rm: RewardModel,
+    rm: RewardModel,  # asked without gradient
     seqs: list[list[int]],  # ids as `encode_text` gives them
-    batch_size: int = 64,
+    batch_size: int = 64,  # sequences in a forward pass
     cost: Cost | None = None,  # rm_tokens and rm_forwards are added
     label: str = "",  # of the progress bar; empty: none
 ) -> torch.Tensor:  # (N,) on the CPU
@@ -119,8 +119,8 @@ def score_ids(
 
 # %% ../nbs/08_reward.ipynb #reward-function
 def reward_function(
-    rm: RewardModel,
-    batch_size: int = 64,
+    rm: RewardModel,  # judges
+    batch_size: int = 64,  # texts in a forward pass
     max_tokens: int = 0,  # as for `encode_text`
 ) -> Callable[..., list[float]]:  # f(prompts, completions, **columns) -> rewards
     "A reward model as a function of texts, in TRL's signature."
@@ -131,9 +131,9 @@ def reward_function(
 
 # %% ../nbs/08_reward.ipynb #pair-wins
 def pair_wins(
-    rm: RewardModel,
+    rm: RewardModel,  # is judged here
     pairs: list[tuple[list[int], list[int]]],  # (chosen ids, rejected ids), prompt included
-    batch_size: int = 64,
+    batch_size: int = 64,  # sequences in a forward pass
 ) -> list[float]:  # 1 right, 0 wrong, 0.5 tie, one a pair
     "Whether the preferred text of each pair gets the higher reward."
     scores = score_ids(rm, [s for pair in pairs for s in pair], batch_size).view(-1, 2)

@@ -25,9 +25,9 @@ from .reward import RewardModel, bt_loss
 # %% ../nbs/09_train.ipynb #batch-rows
 def batch_rows(
     n: int,  # rows there are
-    batch_size: int,
+    batch_size: int,  # rows a step, over all processes
     step: int,  # from 0
-    seed: int,
+    seed: int,  # of the order
 ) -> list[int]:  # batch_size row numbers
     "The rows of one step; every epoch is a permutation of its own, and no row is left out."
     out, first = [], step * batch_size
@@ -102,17 +102,17 @@ def fit(
     steps: int,  # optimiser steps
     batch_size: int = 32,  # rows a step, over all processes
     micro_batch: int = 0,  # rows a forward pass; 0: the whole batch
-    lr: float = 1e-3,
+    lr: float = 1e-3,  # the peak, after the warm-up
     warmup: float = 0.05,  # share of the steps
-    weight_decay: float = 0.01,
-    max_grad_norm: float = 1.0,
-    seed: int = 0,
+    weight_decay: float = 0.01,  # AdamW's, 0 or more
+    max_grad_norm: float = 1.0,  # longer gradients are cut to this length
+    seed: int = 0,  # of the rows' order and of dropout
     folder: Path | None = None,  # checkpoints go there; None: none
     save_seconds: float = 30.0,  # between checkpoints
     log: Callable = lambda step, **scalars: None,  # log(step, loss=…, lr=…)
     log_every: int = 10,  # steps
     label: str = "train",  # of the progress bar
-) -> None:
+) -> None:  # raises RlgenError where there are no rows
     "Train by AdamW with warm-up and cosine decay; goes on from the checkpoint in `folder` if there is one."
     if not rows: raise RlgenError(f"{label}: no rows to train on")
     from accelerate import Accelerator
@@ -152,7 +152,7 @@ def fit(
 
 # %% ../nbs/09_train.ipynb #sft-loss
 def sft_loss(
-    lm: LM,
+    lm: LM,  # gives tokenizer and kind; the weights are those of the model that the loss is called with
 ) -> Callable:  # loss(model, rows) of rows (prompt_ids, completion_ids, weight)
     "Weighted negative log-likelihood of completions, causal or encoder-decoder."
     def loss(model, rows):
@@ -173,7 +173,7 @@ def sft(
 
 # %% ../nbs/09_train.ipynb #reward-loss
 def reward_loss(
-    rm: RewardModel,
+    rm: RewardModel,  # gives tokenizer and device; the weights are those of the model that the loss is called with
 ) -> Callable:  # loss(model, rows) of rows (chosen ids, rejected ids), prompt included
     "Bradley-Terry loss on full sequences, with the share of pairs in the right order."
     def loss(model, rows):
@@ -183,7 +183,7 @@ def reward_loss(
         return bt_loss(chosen, rejected).sum(), len(rows), dict(accuracy=(chosen > rejected).sum().item())
     return loss
 
-
+# %% ../nbs/09_train.ipynb #train-reward
 def train_reward(
     rm: RewardModel,  # trained in place
     pairs: list[tuple[list[int], list[int]]],  # (chosen ids, rejected ids), prompt included, as `encode_text` gives them

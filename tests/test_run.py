@@ -71,6 +71,33 @@ def test_two_runs_agree_to_the_byte(undisturbed, tmp_path):
         if x["id"] != "injected-parameters": assert x == y, x["id"]
 
 
+GUARD = """
+import os, socket
+def refuse(self, address, plain=socket.socket.connect):
+    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        open(os.environ["GUARD_LOG"], "a").write(f"{address}\\n")
+        raise OSError("no network in this test")
+    return plain(self, address)
+def no_lookup(host, *a, plain=socket.getaddrinfo, **k):
+    if host not in (None, "", "127.0.0.1", "::1", "localhost", "0.0.0.0", socket.gethostname()):
+        open(os.environ["GUARD_LOG"], "a").write(f"look-up of {host}\\n")
+        raise OSError("no network in this test")
+    return plain(host, *a, **k)
+socket.socket.connect, socket.getaddrinfo = refuse, no_lookup
+"""
+
+
+def test_no_process_of_a_run_asks_for_the_network(tmp_path):
+    (tmp_path / "guard").mkdir()
+    (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
+    watched = {"PYTHONPATH": str(tmp_path / "guard"), "GUARD_LOG": str(tmp_path / "asked"), "HF_HUB_OFFLINE": "0"}
+    probe = command("-c", "import socket; socket.create_connection(('192.0.2.1', 80), 1)", folder=tmp_path, check=False, env=watched)
+    assert "no network in this test" in probe.stderr and (tmp_path / "asked").read_text()
+    (tmp_path / "asked").unlink()
+    rlgen("run", tmp_path, env=watched)
+    assert not (tmp_path / "asked").exists(), (tmp_path / "asked").read_text()
+
+
 def test_alpha_zero_is_greedy_and_alpha_moves_no_other_row(undisturbed, tmp_path):
     rlgen("run", tmp_path, alpha=0.0)
     then, now = json.loads(metrics(undisturbed)), json.loads(metrics(tmp_path))

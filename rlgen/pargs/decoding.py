@@ -40,18 +40,18 @@ def guided(
         return top.indices.gather(1, pick[:, None])[:, 0], rule_kl(rule, top.values)
     return choose
 
-# %% ../../nbs/20_pargs_decoding.ipynb #prefix-score
+# %% ../../nbs/20_pargs_decoding.ipynb #same-tokens
 def same_tokens(
-    lm: LM,
-    rm: RewardModel,
-) -> bool:
+    lm: LM,  # proposes
+    rm: RewardModel,  # judges
+) -> bool:  # true: a prefix's ids can be handed over as they are
     "Whether two models' ids mean the same tokens."
     return rm.kind == "causal" and rm.tokenizer.get_vocab() == lm.tokenizer.get_vocab()
 
-
+# %% ../../nbs/20_pargs_decoding.ipynb #prefix-score
 def prefix_score(
-    rm: RewardModel,
-    lm: LM,
+    rm: RewardModel,  # judges the prefixes
+    lm: LM,  # proposes the candidates
     prompts: list[str],  # texts of all prompts, for a reward model with another tokenizer
     end: bool = False,  # judge each prefix as if it ended there
     batch_size: int = 640,  # prefixes in one forward pass

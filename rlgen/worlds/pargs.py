@@ -48,10 +48,10 @@ class Post:
     point: int  # which of the facts is the point
     prompt: str  # the text, up to and including "tl;dr :"
 
-
+# %% ../../nbs/01a_worlds_pargs.ipynb #make-post
 def make_post(
-    rng: random.Random,
-) -> Post:
+    rng: random.Random,  # is moved on
+) -> Post:  # three facts without a common word
     "A random post."
     facts = tuple(Fact(*slots) for slots in zip(*(rng.sample(words, 3) for words in (WHO, DID, WHAT, PLACE, DAY))))
     point, told = rng.randrange(3), " ".join(f"{f.clause()} ." for f in facts)
@@ -71,19 +71,19 @@ def parse_post(
     if len(facts) != 3 or len(point) != 1: raise RlgenError(f"not a post of this world: {prompt[:60]!r}…; gold rewards exist for data: world only")
     return Post(facts, point[0], prompt)
 
-# %% ../../nbs/01a_worlds_pargs.ipynb #make-posts
+# %% ../../nbs/01a_worlds_pargs.ipynb #split-of
 def split_of(
-    post: Post,
+    post: Post,  # its facts decide, its question doesn't
 ) -> str:  # train (80 %), valid (10 %) or test (10 %)
     "Which side a post belongs to, by a hash of its facts."
     tenth = hashlib.sha256(repr([asdict(f) for f in post.facts]).encode()).digest()[0] % 10
     return {0: "test", 1: "valid"}.get(tenth, "train")
 
-
+# %% ../../nbs/01a_worlds_pargs.ipynb #make-posts
 def make_posts(
     split: str,  # train, valid or test
-    n: int,
-    seed: int = 0,
+    n: int,  # how many, 0 or more
+    seed: int = 0,  # of the draw
 ) -> list[Post]:  # all different
     "Draw posts of one side."
     rng, out = random.Random(seed_for(seed, f"posts/{split}")), {}
@@ -92,23 +92,23 @@ def make_posts(
         if split_of(post) == split: out.setdefault(post.prompt, post)
     return list(out.values())
 
-# %% ../../nbs/01a_worlds_pargs.ipynb #gold-parts
+# %% ../../nbs/01a_worlds_pargs.ipynb #read-clause
 SLOTS = dict(who=("my", WHO), what=("the", WHAT), place=("at", PLACE), day=("on", DAY))
 
 
 def read_clause(
-    words: list[str],
+    words: list[str],  # of one clause
 ) -> dict[str, str]:  # slot -> word
     "What a clause states: nouns behind their small words, the verb behind its subject."
     stated = {slot: b for a, b in zip(words, words[1:]) for slot, (before, among) in SLOTS.items() if a == before and b in among}
     verbs = [b for a, b in zip(words, words[1:]) if a in WHO and b in DID]
     return stated | ({"did": verbs[-1]} if verbs else {})
 
-
+# %% ../../nbs/01a_worlds_pargs.ipynb #gold-parts
 def gold_parts(
-    post: Post,
-    summary: str,
-) -> dict[str, float]:  # covered, wrong, invented, extra, unfinished
+    post: Post,  # what is told
+    summary: str,  # what is judged
+) -> dict[str, float]:  # covered (0 to 5), wrong, invented, extra (words), unfinished (0 or 1)
     "What the gold reward counts in a summary."
     finished, text = summary.endswith(" ."), summary.removesuffix(" .")
     length, invented = len(text.split()), sum(text.count(t) for t in INVENTED)
@@ -125,14 +125,14 @@ WEIGHTS = dict(covered=1.0, wrong=-1.0, invented=-1.0, extra=-0.2, unfinished=-1
 
 
 def gold_reward(
-    prompt: str,
-    summary: str,
-) -> float:  # 5 at most
+    prompt: str,  # as `make_post` writes it
+    summary: str,  # what is judged
+) -> float:  # 5 at most; raises RlgenError where the prompt is no post
     "The exact quality of a summary; no learner sees it."
     parts = gold_parts(parse_post(prompt), summary)
     return round(sum(WEIGHTS[k] * v for k, v in parts.items()), 6)
 
-# %% ../../nbs/01a_worlds_pargs.ipynb #write-summary
+# %% ../../nbs/01a_worlds_pargs.ipynb #writer
 @dataclass(frozen=True)
 class Writer:
     "A writer's habits, as probabilities."
@@ -144,13 +144,13 @@ class Writer:
 
 CAREFUL, CARELESS = Writer(point=1.0, lazy=0.25, ramble=0.1, invent=0.1), Writer(point=0.0, lazy=0.75, ramble=0.4, invent=0.4)
 
-
+# %% ../../nbs/01a_worlds_pargs.ipynb #write-summary
 def write_summary(
-    post: Post,
-    rng: random.Random,
-    careful: float = 0.35,  # share of careful writers
-    slip: float = 0.05,  # a slot comes from a random fact
-) -> str:
+    post: Post,  # what is summarised
+    rng: random.Random,  # is moved on
+    careful: float = 0.35,  # share of careful writers, 0 to 1
+    slip: float = 0.05,  # probability that a slot comes from a random fact
+) -> str:  # one sentence that ends in " ."
     "A summary as the writers of this world write them: mixed quality, with habits."
     def clause(i: int) -> str:
         slots = {s: getattr(post.facts[rng.randrange(3)] if rng.random() < slip else post.facts[i], s) for s in ("who", "did", "what", "place", "day")}
@@ -164,9 +164,9 @@ def write_summary(
 
 # %% ../../nbs/01a_worlds_pargs.ipynb #demonstrations
 def demonstrations(
-    n: int,
-    seed: int = 0,
-    split: str = "train",
+    n: int,  # how many
+    seed: int = 0,  # of posts and writers
+    split: str = "train",  # train, valid or test
     **habits,  # as for `write_summary`
 ) -> list[dict]:  # {"prompt", "completion"}
     "Posts with the summaries that somebody wrote, mixed quality."
@@ -175,11 +175,11 @@ def demonstrations(
 
 # %% ../../nbs/01a_worlds_pargs.ipynb #preferences
 def preferences(
-    n: int,
-    seed: int = 0,
-    noise: float = 0.05,  # share of labels flipped
+    n: int,  # how many pairs
+    seed: int = 0,  # of posts, writers and annotators
+    noise: float = 0.05,  # share of labels flipped, 0 to 1
     cut: bool = False,  # both summaries are cut to the same number of words before they are judged
-    split: str = "train",
+    split: str = "train",  # train, valid or test
 ) -> list[dict]:  # {"prompt", "chosen", "rejected"}
     "Pairs of summaries and which was preferred."
     rng, out = random.Random(seed_for(seed, "preferences")), []
