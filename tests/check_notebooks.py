@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?|-?\d+e[-+]?\d+")
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+(?:e[-+]?\d+)?|e[-+]?\d+)(?!\w)")
 
 
 def differing(a: Path, b: Path) -> list[str]:
@@ -54,7 +54,7 @@ def tool(name: str, *words: str, cwd: Path) -> int:
 def main() -> int:
     with tempfile.TemporaryDirectory() as d:
         copy = Path(d)
-        for name in ("nbs", "rlgen", "params"): shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "zoo"))
+        for name in ("nbs", "rlgen", "params"): shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
         for name in ("pyproject.toml", "settings.ini", "README.md"): shutil.copy(ROOT / name, copy)
         failed = tool("nbdev-export", cwd=copy)
         found = differing(ROOT / "rlgen", copy / "rlgen")
