@@ -32,6 +32,32 @@ def models_dir() -> Path:
     return _real("RLGEN_MODELS", "../shared/models")
 
 
+@pytest.fixture(scope="module")
+def double():
+    "64-bit floats on the CPU."
+    from rlgen.core import settings
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv("RLGEN_DTYPE", "float64")
+        m.setenv("RLGEN_DEVICE", "cpu")
+        settings.cache_clear()
+        yield
+    settings.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    "folders(arch, head, **config): a random-weight model's folder, each made once."
+    from tiny_models import make_model
+    made = {}
+
+    def get(arch, head="lm", **config):
+        key = (arch, head, *config.items())
+        if key not in made: made[key] = make_model(arch, tmp_path_factory.mktemp(f"{arch}-{head}"), head=head, **config)
+        return made[key]
+
+    return get
+
+
 def _loopback(address) -> bool:
     "Is it this machine? Unix sockets (text, bytes) are; names count only as `localhost`."
     if not isinstance(address, tuple): return True

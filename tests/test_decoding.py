@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_models import make_model
 
-from rlgen.core import RlgenError, settings
+from rlgen.core import RlgenError
 from rlgen.lm import Cost, Rollout, Step, build_lm, encode_completion, encode_prompt, generate, greedy, load_lm, sampler, save_lm, word_tokenizer
 from rlgen.pargs import decoding
 from rlgen.pargs.decoding import best_of, guided, prefix_score, same_tokens
@@ -17,15 +17,7 @@ ALIKE = (("gpt2", "gpt2"), ("llama", "llama"), ("gemma", "gemma"))
 OTHERS = (("gpt2", "deberta-v2"), ("gpt2", "roberta"), ("llama", "gpt2"), ("t5", "deberta-v2"), ("gemma", "bert"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def machine():
-    "64-bit floats on the CPU."
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv("RLGEN_DTYPE", "float64")
-        m.setenv("RLGEN_DEVICE", "cpu")
-        settings.cache_clear()
-        yield
-    settings.cache_clear()
+pytestmark = pytest.mark.usefixtures("double")
 
 
 @pytest.fixture(scope="module")

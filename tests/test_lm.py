@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_models import ARCHS, make_model, make_tokenizer
 
-from rlgen.core import RlgenError, settings
+from rlgen.core import RlgenError
 from rlgen.lm import (
     LM, Cost, Step, build_lm, completion_logprobs, counter_gumbel, draw, encode_completion, encode_prompt, fit_turns, generate, greedy,
     load_lm, load_pretrained, locate_model, masked_mean, pad, restrict, rule_kl, sampler, save_lm, token_logprobs, word_tokenizer,
@@ -21,26 +21,7 @@ TEXTS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def machine():
-    "64-bit floats on the CPU."
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv("RLGEN_DTYPE", "float64")
-        m.setenv("RLGEN_DEVICE", "cpu")
-        settings.cache_clear()
-        yield
-    settings.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    made = {}
-
-    def get(arch, head="lm"):
-        if (arch, head) not in made: made[arch, head] = make_model(arch, tmp_path_factory.mktemp(f"{arch}-{head}"), head=head)
-        return made[arch, head]
-
-    return get
+pytestmark = pytest.mark.usefixtures("double")
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,8 @@ import shutil
 
 import pytest
 import torch
-from tiny_models import make_model
 
-from rlgen.core import RlgenError, settings
+from rlgen.core import RlgenError
 from rlgen.lm import Cost, encode_completion, encode_prompt, pad, save_lm
 from rlgen.reward import bt_loss, encode_text, load_reward_model, new_reward_model, pair_wins, reward_function, score_ids
 
@@ -16,35 +15,21 @@ PROMPTS = ["what did you eat today ?", "post : my boss wants me to work on sunda
 ANSWERS = ["i had bread , soup and two apples .", "no", "sat on the mat .", "the end was great ."]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def machine():
-    "64-bit floats on the CPU."
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv("RLGEN_DTYPE", "float64")
-        m.setenv("RLGEN_DEVICE", "cpu")
-        settings.cache_clear()
-        yield
-    settings.cache_clear()
+pytestmark = pytest.mark.usefixtures("double")
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    made = {}
-
-    def get(arch, head="reward", **config):
-        key = (arch, head, *config.items())
-        if key not in made: made[key] = make_model(arch, tmp_path_factory.mktemp(f"{arch}-{head}"), head=head, **config)
-        return made[key]
-
-    return get
+def guides(folders):
+    "Reward models' folders."
+    return lambda arch, head="reward", **config: folders(arch, head, **config)
 
 
 @pytest.fixture(scope="module")
-def rms(folders):
+def rms(guides):
     made = {}
 
     def get(arch):
-        if arch not in made: made[arch] = load_reward_model(str(folders(arch)))
+        if arch not in made: made[arch] = load_reward_model(str(guides(arch)))
         return made[arch]
 
     return get
@@ -74,13 +59,13 @@ def test_bradley_terry():
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_trls_loss_on_the_same_tokens(folders, tmp_path):
+def test_trls_loss_on_the_same_tokens(guides, tmp_path):
     "RewardTrainer's own loss on its own batch, padding and all (a pad id that no text ends in, as it needs)."
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import RewardConfig, RewardTrainer
 
-    folder = str(folders("llama", pad_token_id=0))
+    folder = str(guides("llama", pad_token_id=0))
     rm = load_reward_model(folder)
     pairs = [tuple(encode_text(rm, p, a) for a in both) for p, both in zip(PROMPTS, (ANSWERS[:2], ANSWERS[1:3], ANSWERS[2:], ANSWERS[::3]))]
     rows = Dataset.from_list([dict(chosen_ids=a, rejected_ids=b) for a, b in pairs])
@@ -206,8 +191,8 @@ def test_pair_wins(rms):
 
 
 @pytest.mark.parametrize("arch", (*DECODERS, "t5", "bert", "deberta-v2"))
-def test_a_new_head_on_an_old_body(arch, folders):
-    folder = str(folders(arch, "lm" if arch in (*DECODERS, "t5") else "encoder"))
+def test_a_new_head_on_an_old_body(arch, guides):
+    folder = str(guides(arch, "lm" if arch in (*DECODERS, "t5") else "encoder"))
     state = torch.random.get_rng_state()
     a, again, other = new_reward_model(folder, seed=1), new_reward_model(folder, seed=1), new_reward_model(folder, seed=2)
     assert torch.equal(state, torch.random.get_rng_state())
@@ -230,11 +215,11 @@ def test_saved_and_loaded_again(arch, rms, tmp_path):
     assert torch.equal(score_ids(again, seqs), score_ids(rm, seqs)) and again.kind == rm.kind
 
 
-def test_what_is_no_reward_model(folders, tmp_path):
-    told = line_of(load_reward_model, str(folders("llama", num_labels=2)))
+def test_what_is_no_reward_model(guides, tmp_path):
+    told = line_of(load_reward_model, str(guides("llama", num_labels=2)))
     assert "2 outputs" in told and "num_labels=1" in told
-    assert "no weights for score.weight" in line_of(load_reward_model, str(folders("llama", "lm")))
-    shutil.copytree(folders("gpt2", "lm"), tmp_path / "lm")
+    assert "no weights for score.weight" in line_of(load_reward_model, str(guides("llama", "lm")))
+    shutil.copytree(guides("gpt2", "lm"), tmp_path / "lm")
     config = json.loads((tmp_path / "lm" / "config.json").read_text())
     (tmp_path / "lm" / "config.json").write_text(json.dumps(config | {"id2label": {"0": "x"}, "label2id": {"x": 0}}))
     assert "no weights for score.weight" in line_of(load_reward_model, str(tmp_path / "lm")), "a random head is no reward"

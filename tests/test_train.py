@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_models import make_model
 
-from rlgen.core import RlgenError, append_jsonl, rank_world, read_jsonl, settings
+from rlgen.core import RlgenError, append_jsonl, rank_world, read_jsonl
 from rlgen.lm import build_lm, encode_completion, encode_prompt, generate, greedy, load_lm, sampler, word_tokenizer
 from rlgen.reward import bt_loss, load_reward_model, new_reward_model, pair_wins, score_ids
 from rlgen.train import batch_rows, fit, rate, reward_loss, sft, sft_loss, train_reward
@@ -24,25 +24,7 @@ TALK = [
 WEIGHTS = (1.0, 0.5, 2.0, 1.0, 0.0, 1.0, 3.0)
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch):
-    "64-bit floats on the CPU."
-    monkeypatch.setenv("RLGEN_DTYPE", "float64")
-    monkeypatch.setenv("RLGEN_DEVICE", "cpu")
-    settings.cache_clear()
-    yield
-    settings.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    made = {}
-
-    def get(arch, head="lm"):
-        if (arch, head) not in made: made[arch, head] = str(make_model(arch, tmp_path_factory.mktemp(f"{arch}-{head}"), head=head))
-        return made[arch, head]
-
-    return get
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def rows_of(lm): return [(encode_prompt(lm, p), encode_completion(lm, c), w) for (p, c), w in zip(TALK, WEIGHTS)]
@@ -113,7 +95,7 @@ def test_fit_is_the_plain_loop(tmp_path):
 
 def test_micro_batches_change_nothing(folders):
     def trained(micro):
-        lm, lines = load_lm(folders("llama")), []
+        lm, lines = load_lm(str(folders("llama"))), []
         sft(lm, rows_of(lm), steps=4, batch_size=5, micro_batch=micro, lr=3e-3, log_every=1, log=lambda step, **s: lines.append(s))
         return lm.model, [x["loss"] for x in lines]
 
@@ -125,11 +107,11 @@ def test_micro_batches_change_nothing(folders):
 
 def test_weight_zero_is_absence(folders):
     def trained(rows, size):
-        lm = load_lm(folders("llama"))
+        lm = load_lm(str(folders("llama")))
         sft(lm, rows, steps=4, batch_size=size, lr=3e-3)
         return lm.model
 
-    a, b = rows_of(load_lm(folders("llama")))[:2]
+    a, b = rows_of(load_lm(str(folders("llama"))))[:2]
     alone = trained([(*a[:2], 1.0)], 1)
     assert distance(alone, trained([(*a[:2], 1.0), (*b[:2], 0.0)], 2)) < 1e-9
     assert distance(alone, trained([(*a[:2], 1.0), (*b[:2], 1.0)], 2)) > 1e-4
@@ -139,7 +121,7 @@ def test_weight_zero_is_absence(folders):
 
 
 def test_frozen_parameters_stay(folders, tmp_path):
-    lm, before = load_lm(folders("llama")), load_lm(folders("llama"))
+    lm, before = load_lm(str(folders("llama"))), load_lm(str(folders("llama")))
     for name, p in lm.model.named_parameters(): p.requires_grad = "layers.1" in name
     sft(lm, rows_of(lm), steps=3, batch_size=3, lr=1e-2, folder=tmp_path, save_seconds=0, log_every=1)
     moved = {n for (n, p), q in zip(lm.model.named_parameters(), before.model.parameters()) if not torch.equal(p, q)}
@@ -148,7 +130,7 @@ def test_frozen_parameters_stay(folders, tmp_path):
 
 @pytest.mark.parametrize("arch", ("t5", "gpt2"))
 def test_it_learns(arch, folders):
-    lm, lines = load_lm(folders(arch)), []
+    lm, lines = load_lm(str(folders(arch))), []
     rows = [(p, c, 1.0) for p, c, _ in rows_of(lm)[:3]]
     sft(lm, rows, steps=60, batch_size=3, lr=1e-2, log=lambda step, **s: lines.append(s["loss"]))
     assert lines[-1] < lines[0] / 3 and not lm.model.training
@@ -160,8 +142,8 @@ def test_it_learns(arch, folders):
 
 @pytest.mark.parametrize("arch", ("llama", "deberta-v2"))
 def test_reward_models_learn(arch, folders):
-    rm, lines = load_reward_model(folders(arch, "reward")), []
-    pairs = pairs_of(load_lm(folders("llama"))) if arch == "llama" else [tuple(rm.tokenizer(*TALK[i]).input_ids for i in x) for x in ((0, 1), (2, 3), (4, 5))]
+    rm, lines = load_reward_model(str(folders(arch, "reward"))), []
+    pairs = pairs_of(load_lm(str(folders("llama")))) if arch == "llama" else [tuple(rm.tokenizer(*TALK[i]).input_ids for i in x) for x in ((0, 1), (2, 3), (4, 5))]
     total, n, sums = reward_loss(rm)(rm.model, pairs)
     scores = score_ids(rm, [s for x in pairs for s in x]).view(-1, 2)
     assert n == len(pairs) and sums["accuracy"] == sum(pair_wins(rm, pairs))
@@ -172,7 +154,7 @@ def test_reward_models_learn(arch, folders):
 
 def test_dropout_differs_from_step_to_step(folders):
     def losses():
-        lm, lines = load_lm(folders("gpt2")), []
+        lm, lines = load_lm(str(folders("gpt2"))), []
         sft(lm, rows_of(lm)[:1], steps=4, batch_size=1, lr=0.0, log_every=1, log=lambda step, **s: lines.append(s["loss"]))
         return lines
 
@@ -180,7 +162,7 @@ def test_dropout_differs_from_step_to_step(folders):
 
 
 def test_nothing_to_train_on(folders):
-    with pytest.raises(RlgenError, match="^sft: no rows") as e: sft(load_lm(folders("llama")), [], steps=1)
+    with pytest.raises(RlgenError, match="^sft: no rows") as e: sft(load_lm(str(folders("llama"))), [], steps=1)
     assert "\n" not in str(e.value)
 
 
@@ -227,13 +209,13 @@ def test_killed_and_started_again(kill, folders, tmp_path):
     "gpt2 has dropout. The killed and resumed training ends with the same bits and the same curve, and leaves no checkpoint."
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     for d in (calm, killed): d.mkdir()
-    wanted = killable(folders("gpt2"), calm)
-    in_fresh_python("killable", folders("gpt2"), killed, kill, rc=-signal.SIGKILL)
+    wanted = killable(str(folders("gpt2")), calm)
+    in_fresh_python("killable", str(folders("gpt2")), killed, kill, rc=-signal.SIGKILL)
     left = {p.name for p in killed.iterdir()}
     assert "checkpoint.pt" in left and ("checkpoint.new" in left) == (kill == "save")
     assert torch.load(killed / "checkpoint.pt", weights_only=True)["step"] == (6 if kill == "loss" else 4)
     torch.manual_seed(99)
-    again = killable(folders("gpt2"), killed)
+    again = killable(str(folders("gpt2")), killed)
     assert distance(wanted, again) == 0
     assert [p.name for p in killed.iterdir()] == ["curves.jsonl"] == [p.name for p in calm.iterdir()]
     lines = read_jsonl(killed / "curves.jsonl")
@@ -243,11 +225,11 @@ def test_killed_and_started_again(kill, folders, tmp_path):
 
 def test_a_kill_after_the_last_checkpoint(folders, tmp_path):
     "The checkpoint of the last step is taken up, nothing is trained any more, and it goes."
-    wanted = killable(folders("gpt2"), tmp_path)
-    lm = load_lm(folders("gpt2"))
+    wanted = killable(str(folders("gpt2")), tmp_path)
+    lm = load_lm(str(folders("gpt2")))
     state = dict(model=wanted.state_dict(), optimizer=torch.optim.AdamW(lm.model.parameters()).state_dict(), step=9)
     torch.save(state, tmp_path / "checkpoint.pt")
-    assert distance(killable(folders("gpt2"), tmp_path), wanted) == 0 and not (tmp_path / "checkpoint.pt").exists()
+    assert distance(killable(str(folders("gpt2")), tmp_path), wanted) == 0 and not (tmp_path / "checkpoint.pt").exists()
 
 
 # ---------------------------------------------------------------- two processes
@@ -285,7 +267,7 @@ def work_of_one(lm_folder, rm_folder, out, kill=-1):
 
 def test_two_processes_do_the_work_of_one(folders, tmp_path):
     "A batch of 5 in parts of 3, so that shares are unequal; parts of 1, so that one process has none."
-    paths = folders("llama"), folders("llama", "reward")
+    paths = str(folders("llama")), str(folders("llama", "reward"))
     (tmp_path / "two").mkdir()
     work_of_one(*paths, tmp_path)
     in_fresh_python("work_of_one", *paths, tmp_path / "two", launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"))
@@ -300,7 +282,7 @@ def test_two_processes_do_the_work_of_one(folders, tmp_path):
 @pytest.mark.slow
 def test_two_processes_killed_and_started_again(folders, tmp_path):
     "One of two is killed in its sixth step; both start again and end where an undisturbed pair ends, to the bit."
-    paths, pair = (folders("llama"), folders("llama", "reward")), ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    paths, pair = (str(folders("llama")), str(folders("llama", "reward"))), ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     for d in ("calm", "killed"): (tmp_path / d / "training").mkdir(parents=True)
     in_fresh_python("work_of_one", *paths, tmp_path / "calm", launcher=pair)
     in_fresh_python("work_of_one", *paths, tmp_path / "killed", 11, launcher=pair, rc=1)
