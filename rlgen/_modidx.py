@@ -3,6 +3,7 @@
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'rlgen'},
   'syms': { 'rlgen.cli': { 'rlgen.cli._dispatch': ('cli.html#_dispatch', 'rlgen/cli.py'),
                            'rlgen.cli._execute': ('cli.html#_execute', 'rlgen/cli.py'),
+                           'rlgen.cli._from_root': ('cli.html#_from_root', 'rlgen/cli.py'),
                            'rlgen.cli._readme_block': ('cli.html#_readme_block', 'rlgen/cli.py'),
                            'rlgen.cli._seeds_apart': ('cli.html#_seeds_apart', 'rlgen/cli.py'),
                            'rlgen.cli._short': ('cli.html#_short', 'rlgen/cli.py'),

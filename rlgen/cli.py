@@ -59,6 +59,11 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _from_root(path: Path) -> str:
+    "A path as an executed notebook may tell it: from the clone's root, where it lies inside."
+    return str(path.relative_to(find_root()) if path.is_relative_to(find_root()) else path)
+
+
 def _short(path: Path) -> str:
     "A path as seen from the working folder."
     return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)
@@ -105,7 +110,7 @@ def run_algo(
     if not notebook.is_file(): raise RlgenError(f"no nbs/run_{algo}.ipynb from here upwards: `rlgen run` works inside a clone of the repository (or set RLGEN_ROOT); the library itself works anywhere")
     run = module.start(params)
     do_stages(algo, params)
-    _execute(notebook, run.out_dir / "run.ipynb", given | dict(out_dir=str(run.out_dir)))
+    _execute(notebook, run.out_dir / "run.ipynb", given | dict(out_dir=_from_root(run.out_dir)))
     _shown(run.out_dir)
     return run.out_dir
 
@@ -135,7 +140,7 @@ def make_results(
     folder = settings().results_dir / algo / given.get("params_name", "default")
     for old in folder.glob("*"):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
-    run_algo(algo, given | dict(out_dir=os.path.relpath(folder, find_root())))
+    run_algo(algo, given | dict(out_dir=_from_root(folder)))
     shutil.rmtree(folder / "models", ignore_errors=True)
     if folder.name == "default": _readme_block(algo, json.loads((folder / "metrics.json").read_text()))
     return folder

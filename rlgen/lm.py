@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from .core import RlgenError, find_root, rank_world, settings
 from .record import process_group
 

@@ -232,7 +232,8 @@ def process_group():  # accelerate's PartialState; raises RlgenError where the p
 def _machine_facts(module: str) -> dict:
     "What a result depends on beside parameters and data."
     m = settings()
-    return dict(device=m.device, dtype=m.dtype, threads=1, source=source_digest(module))
+    device = f"{m.device}, {'cpu' if _on_cpu() else 'cuda'}"  # what was asked for, and what auto means here
+    return dict(device=device, dtype=m.dtype, threads=1, source=source_digest(module))
 
 
 def _work(stage: Stage, work: Callable, tracker: Callable) -> None:

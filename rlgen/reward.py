@@ -13,7 +13,7 @@ from typing import Any
 
 # %% ../nbs/08_reward.ipynb #imports-torch
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../nbs/08_reward.ipynb #imports-rlgen
 from .core import RlgenError

@@ -14,7 +14,7 @@ from pathlib import Path
 
 # %% ../nbs/09_train.ipynb #imports-torch
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../nbs/09_train.ipynb #imports-rlgen
 from .core import RlgenError, rank_world, seed_for
