@@ -20,7 +20,7 @@ from types import ModuleType
 
 # %% ../nbs/90_cli.ipynb #imports-rlgen
 from .core import RlgenError, atomic_write, find_root, rank_world, read_jsonl, settings, suggest
-from .record import check_params, normalise_notebook, read_params, results_table, source_digest
+from .record import check_params, normalise_notebook, read_params, results_table, rounded, source_digest
 
 # %% ../nbs/90_cli.ipynb #system
 ALGOS = ("pargs", "rest_pg", "lapdog", "synth_rl", "genalign")
@@ -180,7 +180,7 @@ def file_metrics(
     one = [r if isinstance(r, str) else r[0] for r in refs]
     scores = [rouge(p, r) for p, r in zip(preds, one)]
     out = {k: interval([s[k] for s in scores]) for k in scores[0]} | dict(f1=interval([token_f1(p, r) for p, r in zip(preds, refs)]))
-    return {k: {x: round(v[x], 4) for x in ("mean", "low", "high")} for k, v in out.items()} | dict(bleu=round(bleu(preds, refs), 2), length_ratio=length_ratio(preds, one), distinct_2=distinct_n(preds), n=len(rows))
+    return rounded({k: {x: v[x] for x in ("mean", "low", "high")} for k, v in out.items()} | dict(bleu=bleu(preds, refs), length_ratio=length_ratio(preds, one), distinct_2=distinct_n(preds), n=len(rows)))
 
 # %% ../nbs/90_cli.ipynb #parser
 def parser() -> argparse.ArgumentParser:
