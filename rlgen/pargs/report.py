@@ -12,7 +12,7 @@ from statistics import mean
 from typing import Any
 
 # %% ../../nbs/22_pargs_report.ipynb #imports-rlgen
-from ..core import atomic_write, jsonl
+from ..core import RlgenError, atomic_write, jsonl
 from ..metrics import compare, distinct_n, summarise, wilson
 from .run import GUIDED, Outcome, Params
 from ..record import Run, save_results, style
@@ -71,6 +71,7 @@ def results(
     "Everything that is said about a run, from its scores."
     scores = score_rows(outcome)
     own, metrics = table_rows(scores, p), [outcome.headline, "proxy", "kl", "tokens"]
+    if len({r["item"] for r in own}) < 2: raise RlgenError(f"one prompt was decoded (num_test = {p.num_test}); an interval needs at least two, raise num_test")
     pairs = [(a, b) for a in p.methods for b in BASELINES if b in p.methods and a != b and not (a == BASELINES[1] and b == BASELINES[0])]
     weight = {m: p.weight(m) if m in GUIDED else 0.0 for m in p.methods}
     cost, prompts = [], max(1, len({r["item"] for r in own}))
