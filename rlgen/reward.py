@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 # %% ../nbs/08_reward.ipynb #imports-rlgen
 from .core import RlgenError
-from .lm import Cost, encode_completion, encode_prompt, load_pretrained, pad
+from .lm import encode_completion, encode_prompt, load_pretrained, pad
+from .sampling import Cost
 
 # %% ../nbs/08_reward.ipynb #bt-loss
 def bt_loss(

@@ -9,9 +9,10 @@ from tiny_models import ARCHS, make_model, make_tokenizer
 
 from rlgen.core import RlgenError
 from rlgen.lm import (
-    LM, Cost, Step, build_lm, completion_logprobs, counter_gumbel, draw, encode_completion, encode_prompt, fit_turns, generate, greedy,
-    load_lm, load_pretrained, locate_model, masked_mean, pad, restrict, rule_kl, sampler, save_lm, token_logprobs, word_tokenizer,
+    LM, build_lm, completion_logprobs, encode_completion, encode_prompt, fit_turns, load_lm, load_pretrained, locate_model, masked_mean, pad,
+    save_lm, token_logprobs, word_tokenizer,
 )
+from rlgen.sampling import Cost, Step, counter_gumbel, draw, generate, greedy, restrict, rule_kl, sampler
 
 CAUSAL = ("gpt2", "llama", "gemma")
 WRITERS = (*CAUSAL, "t5")

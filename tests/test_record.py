@@ -349,7 +349,7 @@ def save_model(folder, log):
 
 def as_two(out):
     "One of two processes: a stage, its model shown, and what both see."
-    from rlgen.lm import gather
+    from rlgen.sampling import gather
 
     run = Run("toy", Toy())
     stage = do_stage(run, "model", save_model, {})

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rlgen.core import RlgenError
-from rlgen.lm import Cost, encode_completion, encode_prompt, pad, save_lm
+from rlgen.lm import encode_completion, encode_prompt, pad, save_lm
+from rlgen.sampling import Cost
 from rlgen.reward import bt_loss, encode_text, load_reward_model, new_reward_model, pair_wins, reward_function, score_ids
 
 DECODERS, ENCODERS = ("gpt2", "llama", "gemma"), ("bert", "deberta-v2", "roberta", "t5")
