@@ -12,9 +12,10 @@ import torch
 from tiny_models import make_model
 
 from rlgen.core import RlgenError, append_jsonl, rank_world, read_jsonl
-from rlgen.lm import build_lm, encode_completion, encode_prompt, generate, greedy, load_lm, sampler, word_tokenizer
+from rlgen.lm import build_lm, encode_completion, encode_prompt, load_lm, save_lm, word_tokenizer
+from rlgen.sampling import generate, greedy, sampler
 from rlgen.reward import bt_loss, load_reward_model, new_reward_model, pair_wins, score_ids
-from rlgen.train import batch_rows, fit, rate, reward_loss, sft, sft_loss, train_reward
+from rlgen.train import batch_rows, fit, merged, prepare_model, rate, reward_loss, sft, sft_loss, train_reward
 
 HERE = Path(__file__).resolve().parent
 TALK = [
@@ -164,6 +165,153 @@ def test_dropout_differs_from_step_to_step(folders):
 def test_nothing_to_train_on(folders):
     with pytest.raises(RlgenError, match="^sft: no rows") as e: sft(load_lm(str(folders("llama"))), [], steps=1)
     assert "\n" not in str(e.value)
+
+
+# ---------------------------------------------------------------- what big models need
+
+
+def toy(): return build_lm(word_tokenizer([" ".join(x) for x in TALK]), width=32, context=32)
+
+
+def test_bf16_runs_and_learns(folders):
+    "The body computes in 16 bits, weights and losses stay in 32; the first loss is near the exact one and not equal to it; reward models likewise."
+    def curve(autocast):
+        lm, lines, kinds = toy(), [], set()
+        lm.model.lm_head.register_forward_hook(lambda module, given, out: kinds.add(out.dtype))
+        loss = sft_loss(lm)
+        def typed(model, rows):
+            total, n = loss(model, rows)
+            assert total.dtype == torch.float32
+            return total, n
+        fit(lm.model, rows_of(lm)[:3], typed, steps=40, batch_size=3, lr=1e-2, autocast=autocast, log_every=1, log=lambda step, **s: lines.append(s["loss"]))
+        assert kinds == {torch.bfloat16 if autocast else torch.float32} and weights(lm.model).dtype == torch.float32
+        return lines
+
+    exact, half = curve(""), curve("bf16")
+    assert 0 < abs(exact[0] - half[0]) < 0.02 and half[-1] < half[0] / 3
+    rm, lines = load_reward_model(str(folders("llama", "reward"))), []
+    rm.model.float()
+    train_reward(rm, pairs_of(load_lm(str(folders("llama")))), steps=30, batch_size=3, lr=3e-3, autocast="bf16", log=lambda step, **s: lines.append(s["loss"]))
+    assert lines[-1] < lines[0]
+
+
+@pytest.mark.parametrize(("autocast", "words"), (("fp16", "fp16 needs a GPU"), ("half", "'half' is not bf16, fp16 or empty")))
+def test_autocast_refusals(autocast, words, folders):
+    with pytest.raises(RlgenError, match=words) as e: sft(toy(), [([3], [4], 1.0)], steps=1, autocast=autocast)
+    assert "\n" not in str(e.value)
+
+
+def test_evaluate_speaks_at_its_steps_and_changes_nothing(folders):
+    "gpt2 has dropout: evaluation is in evaluation mode, without gradients, and training goes on as if nobody had asked, though the function draws random numbers."
+    def trained(**options):
+        lm, lines = load_lm(str(folders("gpt2"))), []
+
+        def evaluate():
+            assert not lm.model.training and not torch.is_grad_enabled()
+            torch.rand(3)
+            total, n = sft_loss(lm)(lm.model, rows_of(lm)[:2])
+            return dict(held_out=(total / n).item())
+
+        if "eval_every" in options: options["evaluate"] = evaluate
+        sft(lm, rows_of(lm), steps=10, batch_size=3, lr=3e-3, log_every=4, log=lambda step, **s: lines.append((step, s)), **options)
+        return lm.model, lines, evaluate
+
+    plain, lines, _ = trained()
+    assert [s for s, _ in lines] == [4, 8, 10] and not any("held_out" in x for _, x in lines)
+    for every, steps, asked in ((3, [3, 4, 6, 8, 9, 10], [3, 6, 9, 10]), (4, [4, 8, 10], [4, 8, 10]), (0, [4, 8, 10], [10])):
+        model, lines, evaluate = trained(eval_every=every)
+        assert [s for s, _ in lines] == steps and [s for s, x in lines if "held_out" in x] == asked
+        assert distance(plain, model) == 0 and not model.training
+        with torch.no_grad(): assert lines[-1][1]["held_out"] == evaluate()["held_out"], "of the weights after the step"
+
+
+def test_evaluate_after_a_kill(folders, tmp_path):
+    "The same lines, held-out numbers among them, whether interrupted or not."
+    def trained(folder, die=0):
+        lm, lines = load_lm(str(folders("gpt2"))), {}
+
+        def log(step, **scalars):
+            lines[step] = scalars
+            if step == die: raise KeyboardInterrupt
+
+        def evaluate(): return dict(held_out=float(sft_loss(lm)(lm.model, rows_of(lm)[:2])[0]))
+        options = dict(steps=10, batch_size=3, lr=3e-3, log_every=4, log=log, evaluate=evaluate, eval_every=3, folder=folder, save_seconds=0)
+        try: sft(lm, rows_of(lm), **options)
+        except KeyboardInterrupt: return lines | trained(folder)
+        return lines
+
+    for d in ("calm", "killed"): (tmp_path / d).mkdir()
+    assert trained(tmp_path / "calm") == trained(tmp_path / "killed", die=8)
+
+
+@pytest.mark.parametrize(("arch", "head"), (("llama", "lm"), ("gpt2", "lm"), ("t5", "lm"), ("llama", "reward"), ("deberta-v2", "reward")))
+def test_lora_trains_adapters_and_heads_only(arch, head, folders, tmp_path):
+    "What was there stays, but for a reward model's head; merged and wrapped say the same, and the saved folder loads as ever, without a trace of the adapters."
+    load = load_lm if head == "lm" else load_reward_model
+    name = str(folders(arch, head, **(dict(resid_pdrop=0, embd_pdrop=0, attn_pdrop=0) if arch == "gpt2" else {})))
+    m, base = load(name), load(name)
+    names = list(m.model.state_dict())
+    def told(x):
+        if head == "lm": return sft_loss(x)(x.model, rows_of(x))[0]
+        return score_ids(x, [list(range(5, 5 + n)) for n in (3, 6, 9)])
+
+    assert prepare_model(m.model, lora_r=3, lora_alpha=6) is m.model
+    free = {n for n, p in m.model.named_parameters() if p.requires_grad}
+    heads = {n for n in free if "lora_" not in n}
+    assert torch.allclose(told(m), told(base), atol=1e-12) and any("lora_A" in n for n in free)
+    assert heads == ({n for n in names if not n.startswith(base.model.base_model_prefix + ".") and "lora" not in n} if head == "reward" else set())
+    options = dict(steps=8, batch_size=3, lr=1e-2, folder=tmp_path, save_seconds=0, log_every=4)
+    if head == "lm": sft(m, rows_of(m), **options)
+    else: train_reward(m, [([5, 6, 7], [8, 9, 5, 6]), ([9, 9, 5], [5, 5])], **options)
+    wrapped = told(m)
+    plain = merged(m.model)
+    assert plain is m.model and list(plain.state_dict()) == names and all(p.requires_grad for p in plain.parameters())
+    assert torch.allclose(told(m), wrapped, atol=1e-9) and not torch.allclose(wrapped, told(base), atol=1e-4)
+    for (n, p), q in zip(plain.named_parameters(), base.model.parameters()):
+        if (p - q).abs().max() > 0: assert n in heads or 1 <= torch.linalg.matrix_rank((p - q).detach(), atol=1e-9) <= 3, n
+    save_lm(m, tmp_path / "saved")
+    assert not list((tmp_path / "saved").glob("*adapter*")) and torch.allclose(told(load(str(tmp_path / "saved"))), wrapped, atol=1e-9)
+
+
+def test_lora_checkpoints_hold_only_what_is_trained(folders, tmp_path):
+    "And a killed training ends where a calm one does, to the bit."
+    def trained(folder, die=False):
+        lm, kept = load_lm(str(folders("llama"))), []
+        prepare_model(lm.model, lora_r=2, seed=4)
+
+        def log(step, **_):
+            if (folder / "checkpoint.pt").is_file(): kept.append(torch.load(folder / "checkpoint.pt", weights_only=True)["model"])
+            if die and step == 6: raise KeyboardInterrupt
+
+        try: sft(lm, rows_of(lm), steps=8, batch_size=3, lr=1e-2, folder=folder, save_seconds=0, log_every=2, log=log)
+        except KeyboardInterrupt: return trained(folder)
+        assert kept and all(kept[0]) and all("lora_" in n for n in kept[0])
+        return merged(lm.model)
+
+    for d in ("calm", "killed"): (tmp_path / d).mkdir()
+    assert distance(trained(tmp_path / "calm"), trained(tmp_path / "killed", die=True)) == 0
+
+
+@pytest.mark.parametrize("lora", (0, 2))
+@pytest.mark.parametrize(("arch", "head"), (("llama", "lm"), ("gpt2", "lm"), ("llama", "reward")))
+def test_gradient_checkpointing_gives_the_same_gradients(arch, head, lora, folders):
+    "With dropout too (gpt2): the second forward pass draws what the first one drew; and the first one did keep less."
+    def gradients(checkpointing):
+        m = (load_lm if head == "lm" else load_reward_model)(str(folders(arch, head)))
+        prepare_model(m.model, gradient_checkpointing=checkpointing, lora_r=lora).train()
+        passes = []
+        next(x for n, x in m.model.named_modules() if n.endswith(".mlp")).register_forward_pre_hook(lambda *_: passes.append(1))
+        torch.manual_seed(0)
+        loss = sft_loss(m)(m.model, rows_of(m))[0] if head == "lm" else reward_loss(m)(m.model, [([5, 6, 7], [8, 9, 5, 6])])[0]
+        loss.backward()
+        found = {n: p.grad for n, p in m.model.named_parameters() if p.grad is not None}
+        merged(m.model)
+        assert not any(getattr(x, "gradient_checkpointing", False) for x in m.model.modules())
+        return found, len(passes)
+
+    (kept, once), (again, twice) = gradients(False), gradients(True)
+    assert (once, twice) == (1, 2) and set(kept) == set(again) and any(g.abs().max() > 1e-6 for g in kept.values())
+    for n in kept: torch.testing.assert_close(kept[n], again[n], atol=1e-6, rtol=0)
 
 
 # ---------------------------------------------------------------- kills
