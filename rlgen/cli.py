@@ -72,22 +72,23 @@ def _short(path: Path) -> str:
 def do_stages(
     algo: str,  # pargs, rest_pg, …
     params,  # checked; an instance of the system's Params
-) -> None:  # raises RlgenError where a seed's process fails
-    "Do all stages of a run in this process, or a process for each seed where settings allow several."
+) -> None:  # raises RlgenError where a part's process fails
+    "Do all stages of a run in this process, or its parts in processes of their own where settings allow several."
     module, n = system(algo), settings().num_processes
     run, (rank, world) = module.start(params), rank_world()
     if rank == 0: _tell(f"{algo}: seeds {params.seeds}, methods {', '.join(params.methods)}, a world of {world} -> {_short(run.out_dir)}")
-    if n > 1 and len(params.seeds) > 1 and "RANK" not in os.environ: _seeds_apart(algo, params, n)
+    parts = module.apart(params) if hasattr(module, "apart") else [dict(seeds=[s]) for s in params.seeds]
+    if n > 1 and len(parts) > 1 and "RANK" not in os.environ: _apart(algo, params, parts, n)
     module.stages(run)
 
 
-def _seeds_apart(algo: str, params, n: int) -> None:
-    "One `rlgen stages` process for each seed, n at a time; raises RlgenError if one fails."
+def _apart(algo: str, params, todo: list[dict], n: int) -> None:
+    "One `rlgen stages` process for each part, n at a time; raises RlgenError if one fails."
     given = {k: v for k, v in dataclasses.asdict(params).items() if k != "out_dir"}
-    todo, going = list(params.seeds), []
+    going = []
     while todo or going:
         while todo and len(going) < n:
-            one = json.dumps(given | dict(seeds=[todo.pop(0)]))
+            one = json.dumps(given | todo.pop(0))
             going.append(subprocess.Popen([sys.executable, "-m", "rlgen", "stages", algo, "-y", one], env=os.environ | {"RLGEN_NUM_PROCESSES": "1"}))
         done = going.pop(0)
         try: code = done.wait()
@@ -96,7 +97,7 @@ def _seeds_apart(algo: str, params, n: int) -> None:
             raise
         if code:
             for p in going: p.terminate()
-            raise RlgenError(f"a process that worked on one seed ended with exit code {code}; its message is above, what it had finished is kept")
+            raise RlgenError(f"a process that worked on one part ended with exit code {code}; its message is above, what it had finished is kept")
 
 # %% ../nbs/90_cli.ipynb #run-algo
 def run_algo(
@@ -187,20 +188,49 @@ def parser() -> argparse.ArgumentParser:
     "The command line's grammar."
     top = argparse.ArgumentParser("rlgen", description="Reinforcement learning of text generation: run, resume and read experiments.")
     sub = top.add_subparsers(dest="command", required=True)
-    for name, told in (("run", "execute an algorithm's run notebook, resumable"), ("stages", "the same work without the notebook (also under torchrun)"), ("results", "the committed results")):
+    for name, told in (("run", "execute an algorithm's run notebook, resumable"), ("stages", "the same work without the notebook (also under torchrun)"), ("results", "the committed results"),
+                       ("preprocess", "write a system's training data as a datasets folder")):
         s = sub.add_parser(name, help=told)
         s.add_argument("algo", nargs="?" if name == "results" else None, default="pargs", help=", ".join(ALGOS))
         s.add_argument("-p", nargs=2, action="append", metavar=("NAME", "VALUE"), help="one parameter")
         s.add_argument("-f", action="append", metavar="FILE", help="a preset, params/<algo>/….yaml; several are stacked")
         s.add_argument("-y", action="append", metavar="YAML", help="parameters as YAML, 'seeds: [0, 1]'")
         if name == "results": s.add_argument("--check", action="store_true", help="only list which committed results are older than the code")
-    sub.add_parser("metrics", help="score a JSONL of predictions against references").add_argument("file")
+        if name == "preprocess":
+            s.add_argument("out", help="a folder that doesn't exist yet")
+            s.add_argument("--partial", action="store_true", help="pargs: all prefixes of each pair")
+    sub.add_parser("metrics", help="score a JSONL of predictions against references, or make a finished run's table again").add_argument("file")
     return top
 
 # %% ../nbs/90_cli.ipynb #main
+def _part(algo: str, part: str) -> ModuleType:
+    "Another module of a system; raises RlgenError where it has none."
+    system(algo)
+    try: return importlib.import_module(f"rlgen.{algo}.{part}")
+    except ModuleNotFoundError as e:
+        if e.name and e.name.startswith("rlgen"): raise RlgenError(f"{algo}: has no {part} yet") from None
+        raise
+
+
+def _preprocess(args: argparse.Namespace) -> dict:
+    "Rows written, by part."
+    params = check_params(system(args.algo).Params, typed_params(args))
+    return _part(args.algo, "preprocess").preprocess(params, args.out, **(dict(partial=True) if args.partial else {}))
+
+
+def _again(folder: Path) -> None:
+    "Print a finished run's table, worked out anew from its scores."
+    try: algo = json.loads((folder / "metrics.json").read_text())["run"]
+    except (OSError, ValueError, KeyError, TypeError): raise RlgenError(f"{folder}: holds no metrics.json; give the folder of a finished run") from None
+    table = _part(algo, "report").read_tables(folder)["table"]
+    print(results_table(table, list(dict.fromkeys(r["metric"] for r in table))).to_string())
+
+
 def _dispatch(args: argparse.Namespace) -> None:
     "Do what was asked."
-    if args.command == "metrics": print(json.dumps(file_metrics(args.file), indent=1))
+    if args.command == "metrics" and Path(args.file).is_dir(): _again(Path(args.file))
+    elif args.command == "metrics": print(json.dumps(file_metrics(args.file), indent=1))
+    elif args.command == "preprocess": print(json.dumps(_preprocess(args), indent=1))
     elif args.command == "results" and args.check: print("\n".join(stale_results()))
     elif args.command == "results": make_results(args.algo, typed_params(args))
     elif args.command == "run": run_algo(args.algo, typed_params(args))

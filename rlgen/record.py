@@ -405,9 +405,12 @@ def results_table(
     metrics: list[str],  # columns, the headline first
     extra: dict | None = None,  # further columns: {name: {method: text}}
 ):  # a pandas DataFrame, one row a method
-    "Mean and 95 % interval of each method and metric, for reading."
+    "Mean and 95 % interval of each method and metric, for reading; the headline also with its standard error."
     import pandas as pd
-    cell = {(r["method"], r["metric"]): f"{r['mean']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in table}
+    def cell_of(r):
+        if r["low"] is None: return f"{r['mean']:.2f}"  # one item has no interval
+        return f"{r['mean']:.2f}" + (f" ± {r['se']:.2f}" if r["metric"] == metrics[0] and r.get("se") is not None else "") + f" [{r['low']:.2f}, {r['high']:.2f}]"
+    cell = {(r["method"], r["metric"]): cell_of(r) for r in table}
     methods = list(dict.fromkeys(r["method"] for r in table))
     columns = {m: [cell.get((x, m), "") for x in methods] for m in metrics} | {k: [v.get(x, "") for x in methods] for k, v in (extra or {}).items()}
     return pd.DataFrame(columns, index=pd.Index(methods, name="method"))

@@ -1,4 +1,4 @@
-"rlgen.pargs.decoding: the guided rule against enumeration, its limits, and rewards of prefixes by both ways."
+"rlgen.pargs.decoding: the guided rule against its formula and enumeration, its limits, and best of N (rewards of prefixes: test_scorers.py)."
 import itertools
 import math
 
@@ -7,10 +7,12 @@ import torch
 from tiny_models import make_model
 
 from rlgen.core import RlgenError
-from rlgen.lm import Cost, Rollout, Step, build_lm, encode_completion, encode_prompt, generate, greedy, load_lm, sampler, save_lm, word_tokenizer
-from rlgen.pargs import decoding
-from rlgen.pargs.decoding import best_of, guided, prefix_score, same_tokens
-from rlgen.reward import encode_text, load_reward_model, new_reward_model, score_ids
+from rlgen.lm import build_lm, encode_completion, encode_prompt, load_lm, save_lm, word_tokenizer
+from rlgen.sampling import Rollout, Step, generate, greedy, sampler
+from rlgen.pargs import scorers
+from rlgen.pargs.decoding import best_of, guided
+from rlgen.pargs.scorers import RecomputeScorer, TreeScorer, same_tokens, scorer_for
+from rlgen.reward import load_reward_model, new_reward_model, score_ids
 
 TEXTS = ["the cat", "a dog ran over the hill and", "what did you eat today ?", "my neighbour lost her keys", "she", "post : my boss wants me to work on sunday . summary :"]
 ALIKE = (("gpt2", "gpt2"), ("llama", "llama"), ("gemma", "gemma"))
@@ -53,20 +55,22 @@ def toy(tmp_path_factory):
 def prompts_of(lm): return [encode_prompt(lm, t) for t in TEXTS]
 
 
-def fast(rm, lm, texts, **kw):
-    "prefix_score that asks for each prefix once."
-    known, honest = {}, prefix_score(rm, lm, texts, **kw)
+class Given:
+    "Rewards (B, V) from a table, and what was asked."
 
-    def score(step, candidates):
-        rows = [(*p, *w) for p, w in zip(step.prompts, step.written)]
-        new = {r: i for i, r in enumerate(rows) if (r, tuple(candidates[i].tolist())) not in known}
-        if new:
-            at = list(new.values())
-            part = Step(step.t, [step.rows[i] for i in at], step.logprobs[at], [step.prompts[i] for i in at], [step.written[i] for i in at])
-            for i, r in zip(at, honest(part, candidates[at])): known[rows[i], tuple(candidates[i].tolist())] = r
-        return torch.stack([known[r, tuple(c.tolist())] for r, c in zip(rows, candidates)])
+    def __init__(self, rewards): self.rewards, self.events = rewards, []
 
-    return score
+    def start(self, prompts, rows): self.events.append(("start", list(rows)))
+    def score(self, candidates):
+        self.events.append(("score", candidates))
+        return self.rewards[: len(candidates)].gather(1, candidates)
+    def advance(self, choice): self.events.append(("advance", choice))
+    def select(self, keep): self.events.append(("select", keep.tolist()))
+
+
+class Never:
+    "A scorer that may not be asked."
+    def __getattr__(self, name): raise AssertionError("nobody is asked")
 
 
 # ---------------------------------------------------------------- the rule
@@ -76,8 +80,7 @@ def test_the_rule_is_the_formula():
     "Probabilities, tokens and KL of a step, by hand, for draws and for the best."
     g = torch.Generator().manual_seed(0)
     logprobs, rewards = torch.randn(5, 12, generator=g, dtype=torch.float64).log_softmax(-1), torch.randn(5, 12, generator=g, dtype=torch.float64)
-    def score(step, candidates): return rewards.gather(1, candidates)
-    step = Step(3, list(range(5)), logprobs, [[0]] * 5, [[]] * 5)
+    score, step = Given(rewards), Step(0, list(range(5)), logprobs, [[0]] * 5, [[]] * 5)
     for k, alpha, heat in itertools.product((1, 4, 12, 99), (0.0, 0.5, 3.0), (1.0, 0.7)):
         tokens, kl = guided(score, alpha, k)(step)
         for i in range(5):
@@ -96,8 +99,7 @@ def test_draws_follow_the_formula():
 
     n, g = 30_000, torch.Generator().manual_seed(1)
     logprobs, rewards = torch.randn(1, 9, generator=g, dtype=torch.float64).log_softmax(-1), torch.randn(1, 9, generator=g, dtype=torch.float64)
-    step = Step(1, list(range(n)), logprobs.expand(n, 9), [[0]] * n, [[0]] * n)
-    def score(step, candidates): return rewards.expand(n, 9).gather(1, candidates)
+    score, step = Given(rewards.expand(n, 9)), Step(0, list(range(n)), logprobs.expand(n, 9), [[0]] * n, [[0]] * n)
     for k, heat in ((9, 1.0), (9, 2.0), (4, 0.5)):
         tokens, _ = guided(score, 1.5, k, seeds=list(range(n)), temperature=heat)(step)
         kept = logprobs[0].topk(k).indices
@@ -113,7 +115,7 @@ def test_texts_follow_the_enumerated_distribution(end, toy):
 
     lm, rm = toy
     prompt, n, alpha, V = encode_prompt(lm, "my boss"), 8000, 0.7, len(lm.tokenizer)
-    score = fast(rm, lm, ["my boss"] * n, end=end)
+    score = TreeScorer(rm, lm.tokenizer.eos_token_id, end)
 
     def grow(written, q, p, out):
         "Probabilities of all continuations under the rule (q) and the model (p)."
@@ -149,11 +151,10 @@ def test_texts_follow_the_enumerated_distribution(end, toy):
 def test_without_weight_it_is_greedy(arch, guide, models):
     lm, rm = models(arch, guide)
     wanted = generate(lm, prompts_of(lm), greedy, max_new_tokens=8)
-    def never(step, candidates): raise AssertionError("nobody is asked")
-    for rule in (guided(never, 0.0), guided(never, 0), guided(never, 0.0, k=1), guided(prefix_score(rm, lm, TEXTS), 5.0, k=1)):
+    for rule in (guided(Never(), 0.0), guided(Never(), 0), guided(Never(), 0.0, k=1), guided(scorer_for(rm, lm, TEXTS, 40), 5.0, k=1)):
         got = generate(lm, prompts_of(lm), rule, max_new_tokens=8)
         assert [r.completion_ids for r in got] == [r.completion_ids for r in wanted] and [r.info for r in got] == [r.info for r in wanted]
-    drawn = generate(lm, prompts_of(lm), guided(never, 0.0, k=7, seeds=list(range(6)), temperature=0.8), max_new_tokens=8)
+    drawn = generate(lm, prompts_of(lm), guided(Never(), 0.0, k=7, seeds=list(range(6)), temperature=0.8), max_new_tokens=8)
     plain = generate(lm, prompts_of(lm), sampler(list(range(6)), temperature=0.8, top_k=7), max_new_tokens=8)
     assert [r.completion_ids for r in drawn] == [r.completion_ids for r in plain], "and drawing is top-k sampling, with the same noise"
     assert [r.info["kl"] for r in drawn] == pytest.approx([r.info["kl"] for r in plain], abs=1e-8)
@@ -169,13 +170,16 @@ def test_without_weight_it_is_greedy_on_ties_too():
 @pytest.mark.parametrize("arch, guide", (*ALIKE[:2], OTHERS[0]))
 def test_with_a_large_weight_the_best_rewarded_wins(arch, guide, models):
     lm, rm = models(arch, guide)
-    score, taken = prefix_score(rm, lm, TEXTS), []
+    rule, plain, taken = guided(scorer_for(rm, lm, TEXTS, 40), 1e9, k=5), RecomputeScorer(rm, lm, TEXTS), []
 
     def watched(step):
-        tokens, kl = guided(score, 1e9, k=5)(step)
+        "Each row asked anew, without a memory."
+        tokens, kl = rule(step)
         candidates = step.logprobs.topk(5).indices
-        rewards = score(step, candidates)
-        taken.extend((rewards.gather(1, (candidates == tokens[:, None]).int().argmax(1, keepdim=True))[:, 0] == rewards.max(1).values).tolist())
+        plain.start(step.prompts, step.rows)
+        plain.written = [list(w) for w in step.written]
+        rewards = plain.score(candidates)
+        taken.extend(((candidates == tokens[:, None]).int().argmax(1) == rewards.argmax(1)).tolist())
         return tokens, kl
 
     said = generate(lm, prompts_of(lm), watched, max_new_tokens=5)
@@ -186,8 +190,16 @@ def test_with_a_large_weight_the_best_rewarded_wins(arch, guide, models):
 @pytest.mark.parametrize("seeds", (None, list(range(6))))
 def test_a_constant_changes_nothing(seeds, models):
     lm, rm = models("llama", "llama")
-    score, shift = prefix_score(rm, lm, TEXTS), torch.tensor([100.0, -7.0, 0.0, 3.0, 50.0, -1.0], dtype=torch.float64)
-    rules = [guided(s, 4.0, seeds=seeds) for s in (score, lambda st, c: score(st, c) + 100, lambda st, c: score(st, c) + shift[st.rows][:, None])]
+    shift = torch.tensor([100.0, -7.0, 0.0, 3.0, 50.0, -1.0], dtype=torch.float64)
+
+    class Shifted(RecomputeScorer):
+        "A constant for everything, or one for each prompt."
+        by = torch.full((6,), 100.0, dtype=torch.float64)
+        def score(self, candidates): return super().score(candidates) + self.by[self.rows][:, None]
+
+    class ShiftedByRow(Shifted): by = shift
+
+    rules = [guided(s, 4.0, seeds=seeds) for s in (scorer_for(rm, lm, TEXTS, 40), Shifted(rm, lm, TEXTS), ShiftedByRow(rm, lm, TEXTS))]
     a, *others = (generate(lm, prompts_of(lm), r, max_new_tokens=6) for r in rules)
     for b in others:
         assert [r.completion_ids for r in a] == [r.completion_ids for r in b]
@@ -205,47 +217,26 @@ def test_a_negative_weight_is_refused():
 
 
 @pytest.mark.parametrize("end", (False, True))
-@pytest.mark.parametrize("arch, guide", (*ALIKE, *OTHERS))
-def test_rewards_are_of_the_prefixes(arch, guide, end, models):
-    "One by one, and in any order of the candidates."
-    lm, rm = models(arch, guide)
-    assert same_tokens(lm, rm) == ((arch, guide) in ALIKE)
-    written = [encode_completion(lm, w, eos=False) for w in ("sat on", "the cat ran", "", "in the", "writes", "no")]
-    words = [encode_completion(lm, w, eos=False)[-1] for w in ("mat", "dog", "garden", "yes")]
-    candidates = torch.tensor([[*words, lm.tokenizer.eos_token_id]] * 6)
-    step, cost = Step(2, [3, 0, 5, 1, 2, 4], torch.zeros(6, len(lm.tokenizer)), [prompts_of(lm)[r] for r in (3, 0, 5, 1, 2, 4)], written), Cost()
-    score = prefix_score(rm, lm, TEXTS, end=end, cost=cost)
-    rewards = score(step, candidates)
-    assert rewards.shape == (6, 5) and rewards.dtype == torch.float64 and cost.rm_forwards == 1
-    asked = 0
-    for i, j in itertools.product(range(6), range(5)):
-        over, token = j == 4, candidates[i, j].item()
-        if (arch, guide) in ALIKE: ids = step.prompts[i] + written[i] + [token] + [lm.tokenizer.eos_token_id] * (end and token not in lm.eos_ids)
-        else: ids = encode_text(rm, TEXTS[step.rows[i]], lm.tokenizer.decode(written[i] + [token], skip_special_tokens=True).strip(), finished=end or token in lm.eos_ids)
-        assert rewards[i, j].item() == pytest.approx(score_ids(rm, [ids])[0].item(), abs=1e-10) and (not over or token in lm.eos_ids)
-        asked += len(ids)
-    assert cost.rm_tokens == asked
-    order = [2, 4, 0, 3, 1]
-    torch.testing.assert_close(score(step, candidates[:, order]), rewards[:, order], atol=1e-10, rtol=0)
-    small = prefix_score(rm, lm, TEXTS, end=end, batch_size=7)(step, candidates)
-    torch.testing.assert_close(small, rewards, atol=1e-10, rtol=0)
-
-
-@pytest.mark.parametrize("end", (False, True))
 def test_ids_and_text_agree_for_words(end, toy, monkeypatch):
     "A word-level tokenizer loses nothing on the way through text."
     lm, rm = toy
     texts = ["my boss", "the car . my"]
     words = [lm.tokenizer.convert_tokens_to_ids(w) for w in ("boss", "sold", ".", "<eos>")]
-    step = Step(2, [1, 0], torch.zeros(2, len(lm.tokenizer)), [encode_prompt(lm, texts[i]) for i in (1, 0)], [encode_completion(lm, "sold the", eos=False), []])
     candidates = torch.tensor([words, words[::-1]])
-    by_ids = prefix_score(rm, lm, texts, end=end)(step, candidates)
-    monkeypatch.setattr(decoding, "same_tokens", lambda lm, rm: False)
-    torch.testing.assert_close(prefix_score(rm, lm, texts, end=end)(step, candidates), by_ids, atol=1e-10, rtol=0)
+
+    def asked(scorer):
+        scorer.start([encode_prompt(lm, texts[i]) for i in (1, 0)], [1, 0])
+        scorer.written = [encode_completion(lm, "sold the", eos=False), []]
+        return scorer.score(candidates)
+
+    by_ids = asked(RecomputeScorer(rm, lm, texts, end))
+    assert same_tokens(lm, rm)
+    monkeypatch.setattr(scorers, "same_tokens", lambda lm, rm: False)
+    torch.testing.assert_close(asked(RecomputeScorer(rm, lm, texts, end)), by_ids, atol=1e-10, rtol=0)
     assert by_ids.std() > 1e-3
 
 
-@pytest.mark.parametrize("arch, guide", (*ALIKE, *OTHERS))
+@pytest.mark.parametrize("arch, guide", OTHERS)
 def test_company_changes_nothing(arch, guide, models):
     "Alone, in batches of any size, in any order: the same guided texts."
     lm, rm = models(arch, guide)
@@ -253,7 +244,7 @@ def test_company_changes_nothing(arch, guide, models):
     for s in (None, seeds):
         def run(at, size=64, s=s):
             texts = [TEXTS[i] for i in at]
-            rule = guided(prefix_score(rm, lm, texts), 2.0, k=6, seeds=s and [s[i] for i in at])
+            rule = guided(scorer_for(rm, lm, texts, 40), 2.0, k=6, seeds=s and [s[i] for i in at])
             return generate(lm, [encode_prompt(lm, t) for t in texts], rule, max_new_tokens=6, batch_size=size)
         whole = run(range(6))
         order = [4, 2, 0, 5, 3, 1]
@@ -265,6 +256,19 @@ def test_company_changes_nothing(arch, guide, models):
             for a, b in zip(other, whole): assert a.logprobs == pytest.approx(b.logprobs, abs=1e-10, rel=0) and a.info["kl"] == pytest.approx(b.info["kl"], abs=1e-8)
         assert drawn != [r.completion_ids for r in whole]
         drawn = [r.completion_ids for r in whole]
+
+
+def test_the_scorer_hears_of_everything_in_order():
+    "start, then score and advance for each token, select before a score when rows have ended; positions are those of the batch as it was."
+    logprobs = torch.arange(40, dtype=torch.float64).view(4, 10).log_softmax(-1)
+    scorer = Given(torch.zeros(4, 10, dtype=torch.float64))
+    rule = guided(scorer, 1.0, k=3, seeds=[0] * 9)
+    for t, rows in enumerate(([7, 2, 5, 0], [7, 5, 0], [7, 5, 0], [0])): rule(Step(t, list(rows), logprobs[: len(rows)], [[1]] * len(rows), [[]] * len(rows)))
+    rule(Step(0, [1, 8], logprobs[:2], [[1]] * 2, [[]] * 2))
+    told = [name if name in ("score", "advance") else (name, what) for name, what in scorer.events]
+    once = ["score", "advance"]
+    assert told == [("start", [7, 2, 5, 0]), *once, ("select", [0, 2, 3]), *once, *once, ("select", [2]), *once, ("start", [1, 8]), *once]
+    assert [x.shape for name, x in scorer.events if name == "score"] == [(4, 3), (3, 3), (3, 3), (1, 3), (2, 3)]
 
 
 # ---------------------------------------------------------------- best of N

@@ -25,6 +25,7 @@ WRITES_ALLOWED: dict[tuple[str, str], str] = {
     ("rlgen.record", "shutil.copytree"): "a stage's finished model shown under the run's folder",
     ("rlgen.record", "os.link"): "the same, without a second copy",
     ("rlgen.record", "shutil.copy2"): "the same, on a disk without hard links",
+    ("rlgen.pargs.preprocess", "save_to_disk"): "a datasets folder that a person asked for, renamed when whole",
     ("rlgen.train", "torch.save"): "a checkpoint in the folder that a stage handed over, renamed when whole",
 }
 

@@ -1,7 +1,7 @@
 """The run notebook's parameters cell, the dataclass and the presets name the same things."""
 import ast
 import dataclasses
-import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -25,6 +25,7 @@ def parameters_cell(algo: str) -> dict:
 @pytest.mark.parametrize("algo", SYSTEMS)
 def test_cell_equals_dataclass(algo):
     cls = importlib.import_module(f"rlgen.{algo}.run").Params
+    if importlib.util.find_spec(f"rlgen.{algo}.setup"): assert importlib.import_module(f"rlgen.{algo}.setup").Params is cls
     defaults = cls()
     fields = {f.name: (f.type if isinstance(f.type, str) else f.type.__name__, getattr(defaults, f.name)) for f in dataclasses.fields(cls)}
     assert parameters_cell(algo) == fields
@@ -38,6 +39,26 @@ def test_presets_are_checked_and_hold_only_differences(preset):
     params, defaults = check_params(module.Params, given), module.Params()
     same = [k for k in given if k != "params_name" and getattr(params, k) == getattr(defaults, k)]
     assert not same, f"equal to the default: {same}"
+
+
+COMMITTED = sorted(p.parent for p in ROOT.glob("results/pargs/*/scores.csv"))
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda p: p.name)
+def test_committed_tables_are_what_the_scores_say(folder):
+    "Worked out anew from scores.csv; a result older than the code may know fewer pairs."
+    from rlgen.core import RlgenError
+    from rlgen.pargs.report import read_tables
+    from rlgen.record import rounded
+
+    found = json.loads((folder / "metrics.json").read_text())
+    try: again = rounded(read_tables(folder))
+    except (RlgenError, KeyError) as e: pytest.skip(f"scores.csv of another time: {e}")
+    for name, keys in (("table", ("method", "metric")), ("pairs", ("a", "b", "metric"))):
+        there, now = ({tuple(r[k] for k in keys): r for r in rows} for rows in (found[name], again[name]))
+        assert there and set(there) <= set(now)
+        for key, row in there.items():
+            for k, v in row.items(): assert now[key][k] == pytest.approx(v, abs=1.1e-4), (key, k)
 
 
 def test_results_are_readable_and_their_params_still_exist():
@@ -58,3 +79,15 @@ def test_the_run_notebook_on_its_smoke_preset(algo, tmp_path):
     nb = json.loads((folder / "run.ipynb").read_text())
     assert not [o for c in nb["cells"] for o in c.get("outputs", []) if o["output_type"] == "error"]
     assert folder.name.startswith("smoke-") and len(list(folder.glob("*.png"))) >= 2
+
+
+def test_the_papers_presets_ask_for_what_was_published():
+    "Weights, candidates, samples, new tokens and models of Rashid et al. 2024; rows exist and begin."
+    from rlgen.pargs.setup import GUIDED, METHODS, Params
+
+    for name in ("tldr_paper", "hh_paper"):
+        p = check_params(Params, read_params([ROOT / "params" / "pargs" / f"{name}.yaml"], {}))
+        assert (p.k, p.best_of_n, p.max_new_tokens, p.num_test, p.num_pairs, p.partial_min_tokens) == (10, 10, 64, 100, 8192, 20)
+        assert {m: p.weight(m) for m in ("ARGS", "PARGS-G", "PARGS", "BESTN")} == {"ARGS": 1.0, "PARGS-G": 1.0, "PARGS": 2.0, "BESTN": 0.0}
+        assert p.reward_model and p.base_model.count("/") == 1 and set(p.methods) <= set(METHODS)
+    assert set(GUIDED) < set(METHODS) and Params().methods == list(METHODS)

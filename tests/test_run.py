@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,9 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_models import make_model
+
+from rlgen.pargs.setup import GUIDED, METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = dict(num_pairs=64, num_held_out=40, rm_epochs=1, num_test=8, alphas=[0.0, 1.0], num_samples=2, max_new_tokens=16, batch_size=4, best_of_n=3)
+SMALL = dict(num_pairs=64, num_held_out=40, rm_epochs=1, partial_epochs=1, ppo_steps=2, ppo_batch_size=16, num_test=8, alphas=[0.0, 1.0], num_samples=2, max_new_tokens=16,
+             batch_size=4, best_of_n=3)
 
 
 def environment(folder: Path, **more) -> dict:
@@ -37,6 +42,21 @@ def rlgen(verb: str, folder: Path, check: bool = True, env: dict | None = None, 
     return command("-m", "rlgen", verb, "pargs", "-y", json.dumps(SMALL | params), folder=folder, check=check, env=env or {})
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    "This process works in the test's own folder, on the CPU: here(**params) gives a run that was started."
+    from rlgen.core import settings
+    from rlgen.pargs.run import Params, start
+    from rlgen.record import check_params
+
+    for k, v in environment(tmp_path).items():
+        if k.startswith("RLGEN_"): monkeypatch.setenv(k, v)
+    monkeypatch.chdir(ROOT)
+    settings.cache_clear()
+    yield lambda **params: start(check_params(Params, params))
+    settings.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
     "A folder with one finished run."
@@ -53,22 +73,19 @@ def metrics(folder: Path) -> str:
 def test_run_leaves_everything(undisturbed):
     there = {p.name for p in the_run(undisturbed).iterdir()}
     assert {"run.ipynb", "params.yaml", "metrics.json", "curves.csv", "scores.csv", "samples.jsonl", "env.json", "rewards.png", "reward_kl.png", "models",
-            "generation_args.jsonl", "generation_greedy.jsonl", "generation_bestn.jsonl", "generation_top-k.jsonl"} <= there
+            "prefix_accuracy.png", *(f"generation_{m.lower()}.jsonl" for m in METHODS)} <= there
+    assert {p.name for p in (the_run(undisturbed) / "models").iterdir()} == {"reward_model-0", "partial_reward_model-0", "dpo-0", "ppo-0"}
     found = json.loads(metrics(undisturbed))
-    assert {"run", "params", "seeds", "table", "pairs", "cost"} <= set(found)
+    assert {"run", "params", "seeds", "table", "pairs", "cost", "prefixes", "reward_models", "diversity", "data", "training"} <= set(found)
+    assert list(dict.fromkeys(r["method"] for r in found["table"])) == list(METHODS) == [c["method"] for c in found["cost"]]
+    assert set(found["training"]) == {"reward_model", "partial_reward_model", "dpo", "ppo"} and set(found["reward_models"]) == {"reward_model", "partial_reward_model"}
+    rm_tokens = {c["method"]: c["rm_tokens"] for c in found["cost"]}
+    assert rm_tokens["ARGS-EOS"] > rm_tokens["ARGS"] > rm_tokens["GREEDY"] == rm_tokens["TOP-K"] == rm_tokens["DPO"] == rm_tokens["PPO"] == 0 and rm_tokens["BESTN"] > 0
     assert all(set(r) == {"method", "metric", "mean", "se", "low", "high", "n", "seeds", "by_seed"} for r in found["table"])
     assert all(set(r) == {"a", "b", "metric", "diff", "low", "high", "p", "by_seed"} for r in found["pairs"])
     assert str(undisturbed) not in metrics(undisturbed)
     notebook = (the_run(undisturbed) / "run.ipynb").read_text()
     assert "papermill" not in json.loads(notebook)["metadata"] and '"stderr"' not in notebook
-
-
-def test_two_runs_agree_to_the_byte(undisturbed, tmp_path):
-    rlgen("run", tmp_path)
-    assert metrics(tmp_path) == metrics(undisturbed)
-    a, b = (json.loads((the_run(f) / "run.ipynb").read_text())["cells"] for f in (undisturbed, tmp_path))
-    for x, y in zip(a, b):
-        if x["id"] != "injected-parameters": assert x == y, x["id"]
 
 
 GUARD = """
@@ -87,7 +104,8 @@ socket.socket.connect, socket.getaddrinfo = refuse, no_lookup
 """
 
 
-def test_no_process_of_a_run_asks_for_the_network(tmp_path):
+def test_two_runs_agree_to_the_byte_and_ask_for_no_network(undisturbed, tmp_path):
+    "A second run without a cache, every process of it watched."
     (tmp_path / "guard").mkdir()
     (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
     watched = {"PYTHONPATH": str(tmp_path / "guard"), "GUARD_LOG": str(tmp_path / "asked"), "HF_HUB_OFFLINE": "0"}
@@ -96,14 +114,126 @@ def test_no_process_of_a_run_asks_for_the_network(tmp_path):
     (tmp_path / "asked").unlink()
     rlgen("run", tmp_path, env=watched)
     assert not (tmp_path / "asked").exists(), (tmp_path / "asked").read_text()
+    assert metrics(tmp_path) == metrics(undisturbed) and texts_of(the_run(tmp_path)) == texts_of(the_run(undisturbed))
+    a, b = (json.loads((the_run(f) / "run.ipynb").read_text())["cells"] for f in (undisturbed, tmp_path))
+    for x, y in zip(a, b, strict=True):
+        if x["id"] != "injected-parameters": assert x == y, x["id"]
 
 
-def test_alpha_zero_is_greedy_and_alpha_moves_no_other_row(undisturbed, tmp_path):
-    rlgen("run", tmp_path, alpha=0.0)
-    then, now = json.loads(metrics(undisturbed)), json.loads(metrics(tmp_path))
-    def rows(m, method): return [{k: v for k, v in r.items() if k != "method"} for r in m["table"] if r["method"] == method]
-    for method in ("TOP-K", "GREEDY", "BESTN"): assert rows(then, method) == rows(now, method)
-    assert rows(now, "ARGS") == rows(now, "GREEDY")
+def test_the_table_is_a_function_of_the_scores(undisturbed):
+    "Worked out anew from scores.csv: the same table and pairs, to the last digit; and the command prints it."
+    from rlgen.pargs.report import read_tables
+    from rlgen.record import rounded
+
+    found, again = json.loads(metrics(undisturbed)), rounded(read_tables(the_run(undisturbed)))
+    assert again["table"] == found["table"] and again["pairs"] == found["pairs"]
+    assert {(r["a"], r["b"]) for r in found["pairs"]} >= {("ARGS", "GREEDY"), ("PARGS", "TOP-K"), ("PARGS-G", "ARGS"), ("PARGS-G", "ARGS-EOS"), ("PARGS", "ARGS-SAMPLE")}
+    assert sum(r["b"].startswith("ARGS at its best (w = ") for r in found["pairs"]) == 1
+    shown = command("-m", "rlgen", "metrics", str(the_run(undisturbed)), folder=undisturbed).stdout
+    told = next(r for r in found["table"] if r["method"] == "PARGS-G" and r["metric"] == "gold_reward")
+    assert f"{told['mean']:.2f}" in next(line for line in shown.splitlines() if line.startswith("PARGS-G "))
+
+
+def texts_of(run: Path) -> dict:
+    "Bytes of each row's texts."
+    return {p.stem.removeprefix("generation_").upper(): p.read_bytes() for p in run.glob("generation_*.jsonl")}
+
+
+def test_alpha_moves_guided_rows_and_no_other(here, undisturbed, tmp_path):
+    "The trained models are found again; rows at the new weight are written, the others stay to the byte."
+    from rlgen.pargs.report import report
+    from rlgen.pargs.run import stages
+
+    shutil.copytree(undisturbed / "cache", tmp_path / "cache")
+    run = here(**SMALL | dict(alpha=30.0, alphas=[]))
+    report(run, stages(run))
+    then, now = texts_of(the_run(undisturbed)), texts_of(run.out_dir)
+    assert {m for m in METHODS if then[m] != now[m]} == set(GUIDED) and set(then) == set(now) == set(METHODS)
+
+
+def test_alpha_zero_is_greedy_or_sampling(here, undisturbed):
+    "Every row is written anew, without a cache."
+    from rlgen.pargs.run import stages
+
+    models = {name: str(the_run(undisturbed) / "models" / f"{name}-0") for name in ("reward_model", "partial_reward_model")}
+    out = stages(here(**SMALL | models | dict(alpha=0.0, alphas=[], methods=[m for m in METHODS if m not in ("DPO", "PPO")])))
+    rows = {m: [{k: v for k, v in r.items() if k != "kl"} for r in said] for (m, _, _), said in out.texts.items()}
+    for m in ("TOP-K", "GREEDY", "BESTN"): assert [r["completion"] for r in rows[m]] == [json.loads(x)["completion"] for x in texts_of(the_run(undisturbed))[m].splitlines()]
+    for m in ("ARGS", "ARGS-EOS", "PARGS-G"): assert rows[m] == rows["GREEDY"] != rows["TOP-K"]
+    for m in ("ARGS-SAMPLE", "PARGS"): assert rows[m] == rows["TOP-K"]
+    assert {out.cost[m, 0.0, 0]["rm_tokens"] for m in GUIDED} == {0}, "nobody is asked"
+
+
+def test_a_plain_row_trains_no_more_than_it_needs(here, undisturbed, tmp_path):
+    from rlgen.pargs.run import stages
+
+    shutil.copytree(undisturbed / "cache", tmp_path / "cache")
+    run = here(**SMALL | dict(methods=["GREEDY"], alphas=[]))
+    stages(run)
+    assert [s.name for s in run.stages] == ["reward_model", "texts"]
+    assert {p.name for p in (tmp_path / "cache" / "pargs").iterdir()} == {p.name for p in (undisturbed / "cache" / "pargs").iterdir()}, "all of it was there already"
+    run = here(**SMALL | dict(methods=["DPO"], alphas=[], num_samples=1))
+    assert [s.name for s in (stages(run), run)[1].stages] == ["reward_model", "dpo", "texts"]
+
+
+def test_named_models_are_used_as_they_are(here, undisturbed):
+    "The undisturbed run's own models, by name: nothing is trained, and every row's texts are the same."
+    from rlgen.pargs.run import stages
+
+    models = {p.name.removesuffix("-0"): str(p) for p in (the_run(undisturbed) / "models").iterdir()}
+    run = here(**SMALL | dict(methods=["ARGS", "PARGS-G", "PARGS", "DPO", "PPO"], alphas=[], reward_model=models["reward_model"], partial_reward_model=models["partial_reward_model"],
+                              dpo_model=models["dpo"], ppo_model=models["ppo"]))
+    out = stages(run)
+    assert {s.name for s in run.stages} == {"prefix_wins", "texts"}
+    for (method, _, _), rows in out.texts.items():
+        then = [json.loads(x) for x in texts_of(the_run(undisturbed))[method].decode().splitlines()]
+        assert [r["completion"] for r in rows] == [r["completion"] for r in then], method
+    assert len({json.dumps([r["ids"] for r in rows]) for rows in out.texts.values()}) == 5
+    swapped = here(**SMALL | dict(methods=["DPO"], alphas=[], reward_model=models["reward_model"], dpo_model=models["ppo"], params_name="swapped"))
+    assert [r["ids"] for r in stages(swapped).texts["DPO", 0.0, 0]] == [r["ids"] for r in out.texts["PPO", 0.0, 0]]
+
+
+def test_a_policy_with_other_tokens_is_refused(here, undisturbed, tmp_path):
+    from rlgen.core import RlgenError
+    from rlgen.pargs.run import stages
+
+    stranger = str(make_model("gpt2", tmp_path / "stranger"))
+    model = str(the_run(undisturbed) / "models" / "reward_model-0")
+    with pytest.raises(RlgenError, match="other tokens than the base model zoo/posts") as e: stages(here(**SMALL | dict(methods=["PPO"], alphas=[], reward_model=model, ppo_model=stranger)))
+    assert "\n" not in str(e.value)
+
+
+def talks(n: int) -> list[str]:
+    "Comparisons of dialogues, each of its own conversation."
+    things = ("cat", "dog", "garden", "soup", "letters", "film", "apples", "boss")
+    rows = [(things[i % 8], things[(i // 8) % 8], i) for i in range(n)]
+    return [json.dumps(dict(prompt=f"\n\nHuman: {i} what did the {a} do to the {b} ?\n\nAssistant:", chosen=f" the {a} ran after the {b} .", rejected=f" no . the {b} {i % 10} sat")) for a, b, i in rows]
+
+
+@pytest.mark.parametrize("guide", ("deberta-v2", "gpt2"))
+def test_an_encoder_guides_a_decoder_on_a_file(here, tmp_path, guide):
+    "As in the paper: DeBERTa guides GPT-2, its partial form is trained on prefixes of texts; and another GPT-2 for comparison."
+    from rlgen.pargs.report import read_tables, report
+    from rlgen.pargs.run import stages
+    from rlgen.record import rounded
+    from rlgen.reward import load_reward_model
+
+    base, rm = make_model("gpt2", tmp_path / "base"), make_model(guide, tmp_path / "rm", head="reward", seed=1)
+    run = here(data=pairs_file(tmp_path, *talks(150)), base_model=str(base), reward_model=str(rm), methods=["GREEDY", "ARGS", "PARGS-G"], alphas=[], num_pairs=12, num_held_out=4, num_test=4,
+               max_new_tokens=5, k=4, rm_epochs=1, partial_epochs=0.3, prefixes_per_pair=3, rm_batch_size=4, num_samples=1, alpha=2.0)
+    out = stages(run)
+    assert out.headline == "eval_reward" and set(out.texts) == {("GREEDY", 0.0, 0), ("ARGS", 2.0, 0), ("PARGS-G", 2.0, 0)}
+    assert [s.name for s in run.stages if s.name not in ("texts", "grades")] == ["partial_reward_model", "prefix_wins", "eval_reward_model"]
+    made = next(s for s in run.stages if s.name == "partial_reward_model")
+    trained = load_reward_model(str(run.out_dir / "models" / "partial_reward_model-0"))
+    assert trained.kind == ("encoder" if guide == "deberta-v2" else "causal") and made.cost["partial_rows"] == (36 if guide == "deberta-v2" else 12)
+    before = load_reward_model(str(rm))
+    assert any((a != b).any() for a, b in zip(before.model.parameters(), trained.model.parameters()))
+    found = report(run, out)
+    assert rounded(read_tables(run.out_dir)["table"]) == json.loads((run.out_dir / "metrics.json").read_text())["table"] == rounded(found["table"])
+    cost = {c["method"]: c for c in found["cost"]}
+    assert cost["GREEDY"]["rm_tokens"] == 0 < cost["ARGS"]["rm_tokens"] and (cost["ARGS"]["rm_tokens"] > 150) == (guide == "deberta-v2"), "an encoder remembers nothing"
+    assert found["prefixes"]["full"]["overall"]["n"] == 4 and (guide == "gpt2" or found["prefixes"]["full"] == found["prefixes"]["full, end appended"])
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
@@ -120,19 +250,48 @@ def test_killed_and_started_again_ends_the_same(undisturbed, tmp_path, seed):
     assert not list(tmp_path.glob("cache/pargs/*.partial"))
 
 
+def finished(folder: Path) -> dict:
+    "What a run's stages left, file by file, in its cache."
+    return {(p.parent.name, p.name): p.read_bytes() for p in folder.glob("cache/pargs/*/*") if p.name in ("texts.jsonl", "held_out.json", "wins.json")} | {
+        (p.parent.parent.name, p.name): p.read_bytes() for p in folder.glob("cache/pargs/*/model/model.safetensors")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wait", (0.0, 0.8))
+@pytest.mark.parametrize("stage", ("partial_reward_model", "dpo", "ppo"))
+def test_killed_in_a_training_and_started_again_ends_the_same(undisturbed, tmp_path, stage, wait):
+    "What came before is found again; the stage and all that builds on it is done anew, to the bit."
+    shutil.copytree(undisturbed / "cache", tmp_path / "cache")
+    for p in tmp_path.glob(f"cache/pargs/{stage}-*"): shutil.rmtree(p) if p.is_dir() else p.unlink()
+    for p in tmp_path.glob("cache/pargs/texts-*"): shutil.rmtree(p) if p.is_dir() else p.unlink()
+    for p in tmp_path.glob("cache/pargs/prefix_wins-*"): shutil.rmtree(p) if p.is_dir() else p.unlink()
+    words = [sys.executable, "-m", "rlgen", "stages", "pargs", "-y", json.dumps(SMALL)]
+    victim = subprocess.Popen(words, cwd=ROOT, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(f"cache/pargs/{stage}-*.partial")) and time.monotonic() < deadline: time.sleep(0.02)
+    time.sleep(wait)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert list(tmp_path.glob(f"cache/pargs/{stage}-*.partial")) and finished(tmp_path) != finished(undisturbed), "it died at work"
+    rlgen("stages", tmp_path)
+    assert finished(tmp_path) == finished(undisturbed) and not list(tmp_path.glob("cache/pargs/*.partial"))
+
+
 def test_two_processes_write_the_same_texts_and_scores(undisturbed, tmp_path):
-    model = next(the_run(undisturbed).glob("models/reward_model-0"))
+    models = {name: str(the_run(undisturbed) / "models" / f"{name}-0") for name in ("reward_model", "partial_reward_model")}
+    given = SMALL | models | dict(methods=["TOP-K", "BESTN", "ARGS", "PARGS"])
     for name, words in (("one", []), ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"])):
-        told = command(*words, "-m", "rlgen", "stages", "pargs", "-y", json.dumps(SMALL | dict(reward_model=str(model))), folder=tmp_path / name,
+        told = command(*words, "-m", "rlgen", "stages", "pargs", "-y", json.dumps(given), folder=tmp_path / name,
                        env={"ACCELERATE_USE_CPU": "true"})
         assert f"world of {2 if words else 1}" in told.stderr
     def texts(name): return sorted(p.read_text() for p in (tmp_path / name).glob("cache/pargs/texts-*/texts.jsonl"))
     def cost(name): return sorted(json.dumps(json.loads(p.read_text())["cost"]) for p in (tmp_path / name).glob("cache/pargs/texts-*/stage.json"))
-    assert texts("one") == texts("two") and len(texts("one")) == 5
+    assert texts("one") == texts("two") and len(texts("one")) == 6
     assert cost("one") == cost("two")
 
 
 def test_papermill_as_in_the_readme(tmp_path, undisturbed):
+    shutil.copytree(undisturbed / "cache", tmp_path / "cache")
     given = [w for k, v in SMALL.items() if not isinstance(v, list) for w in ("-p", k, str(v))] + ["-y", "alphas: [0.0, 1.0]", "-p", "alpha", "1.0"]
     literal = command("-m", "papermill", "nbs/run_pargs.ipynb", *given, folder=tmp_path)
     assert json.loads(literal.stdout)["cells"]
@@ -152,6 +311,20 @@ def pairs_file(folder: Path, *lines: str) -> str:
     return str(path)
 
 
+def refused(capsys, **params) -> str:
+    "The one line that `rlgen run` answers to parameters it can't work with."
+    from rlgen.cli import main
+
+    assert main(["run", "pargs", "-y", json.dumps(SMALL | params)]) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("rlgen: ")]
+    return line
+
+
+def test_a_mistake_ends_a_command_with_one_line(tmp_path):
+    done = rlgen("run", tmp_path, check=False, alpah=1)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "did you mean 'alpha'?" in done.stderr
+
+
 GOOD = json.dumps(dict(prompt="my boss sold the car", chosen="yes .", rejected="no ."))
 
 
@@ -161,6 +334,10 @@ GOOD = json.dumps(dict(prompt="my boss sold the car", chosen="yes .", rejected="
     (dict(alpha="two"), "expected a number"),
     (dict(methods=["ARGZ"]), "did you mean 'ARGS'?"),
     (dict(seeds=[]), "give at least one"),
+    (dict(alpha_by_method={"DPO": 2.0}), "no guided method"),
+    (dict(data="worldly.jsonl"), "worldly.jsonl"),
+    (dict(data="world/open"), "the worlds are"),
+    (dict(partial_reward_model="./nowhere"), "no such model folder"),
     (dict(base_model="./nowhere"), "no such model folder"),
     (dict(base_model="somebody/never-published"), "offline"),
     (dict(data="nowhere.jsonl"), "nowhere.jsonl"),
@@ -169,11 +346,8 @@ GOOD = json.dumps(dict(prompt="my boss sold the car", chosen="yes .", rejected="
     (dict(max_new_tokens=4000), "max_new_tokens"),
     (dict(max_prompt_tokens=3), "nothing is left"),
 ])
-def test_mistakes_get_one_line(tmp_path, params, expected):
-    done = rlgen("run", tmp_path, check=False, **params)
-    lines = [x for x in done.stderr.splitlines() if x.startswith("rlgen: ")]
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
-    assert len(lines) == 1 and expected in lines[0], lines
+def test_mistakes_get_one_line(here, capsys, params, expected):
+    assert expected in refused(capsys, **params)
 
 
 @pytest.mark.parametrize("lines, expected", [
@@ -183,32 +357,30 @@ def test_mistakes_get_one_line(tmp_path, params, expected):
     ([json.dumps(dict(prompt="x", chosen="same .", rejected="same ."))], "nothing"),
     ([GOOD, GOOD], "too few"),
 ])
-def test_bad_files_get_one_line(tmp_path, lines, expected):
-    done = rlgen("run", tmp_path, check=False, data=pairs_file(tmp_path, *lines))
-    told = [x for x in done.stderr.splitlines() if x.startswith("rlgen: ")]
-    assert done.returncode == 2 and len(told) == 1 and expected in told[0], done.stderr[-1500:]
+def test_bad_files_get_one_line(here, capsys, tmp_path, lines, expected):
+    assert expected in refused(capsys, data=pairs_file(tmp_path, *lines))
 
 
-def test_foreign_results_folder_is_refused_and_kept(undisturbed, tmp_path):
+def test_foreign_results_folder_is_refused_and_kept(here, capsys, tmp_path):
     folder = tmp_path / "mine"
-    rlgen("stages", tmp_path, out_dir=str(folder), methods=["GREEDY"], alphas=[])
+    here(**SMALL | dict(out_dir=str(folder), methods=["GREEDY"]))
     before = (folder / "params.yaml").read_bytes()
-    done = rlgen("run", tmp_path, check=False, out_dir=str(folder), methods=["TOP-K"], alphas=[])
-    assert done.returncode == 2 and "holds another run" in done.stderr and (folder / "params.yaml").read_bytes() == before
+    assert "holds another run" in refused(capsys, out_dir=str(folder), methods=["TOP-K"]) and (folder / "params.yaml").read_bytes() == before
 
 
-def test_model_folder_without_tokenizer(tmp_path):
-    import shutil
+def test_model_folder_without_tokenizer(here, capsys, tmp_path):
     shutil.copytree(ROOT / "rlgen" / "zoo" / "posts", tmp_path / "bare", ignore=shutil.ignore_patterns("token*"))
-    done = rlgen("run", tmp_path, check=False, base_model=str(tmp_path / "bare"))
-    assert done.returncode == 2 and "no tokenizer" in done.stderr
+    assert "no tokenizer" in refused(capsys, base_model=str(tmp_path / "bare"))
+
+
+METHODS_REAL = ["GREEDY", "BESTN", "ARGS", "PARGS", "DPO", "PPO"]
 
 
 @pytest.mark.slices
 def test_real_preferences_and_a_real_model(slices, models_dir, tmp_path):
     done = rlgen("run", tmp_path, data=str(slices / "hh_rlhf_helpful" / "pairs.jsonl.gz"), base_model=str(models_dir / "stories260k"), num_pairs=24, num_held_out=8,
-                 max_prompt_tokens=96, num_test=4, sft_steps=2, micro_batch=4)
+                 max_prompt_tokens=96, max_length=128, num_test=4, sft_steps=2, micro_batch=4, methods=METHODS_REAL, alphas=[])
     assert "eval_reward" in done.stdout
     found = json.loads(metrics(tmp_path))
     assert found["data"]["rows"] == 2354 and found["data"]["equal"] == 2 and found["data"]["prompts_shortened"] > 0
-    assert {"reward_model", "eval_reward_model"} == set(found["reward_models"])
+    assert {"reward_model", "partial_reward_model", "eval_reward_model"} == set(found["reward_models"]) and {"sft", "dpo", "ppo"} <= set(found["training"])
