@@ -13,7 +13,7 @@ export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test test-full lab results results-check check-notebooks clean
+.PHONY: help run test test-full lab results benchmarks results-check check-notebooks clean
 
 help:  ## what there is to do
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,11 @@ check-notebooks: $(VENV)/.installed
 
 results: $(VENV)/.installed  ## the committed results: default.yaml, all methods, three seeds (ALGO=…)
 	$(BIN)/rlgen results $(ALGO) $(ARGS)
+
+benchmarks: $(VENV)/.installed  ## speed of guided decoding on this machine, into results/benchmarks
+	mkdir -p results/benchmarks
+	$(BIN)/papermill nbs/run_benchmarks.ipynb results/benchmarks/run.ipynb </dev/null
+	$(BIN)/python -c "from rlgen.record import normalise_notebook as n; n('results/benchmarks/run.ipynb')"
 
 results-check: $(VENV)/.installed  ## which committed results are older than the code
 	$(BIN)/rlgen results --check
