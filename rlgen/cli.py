@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALGOS', 'system', 'typed_params', 'do_stages', 'run_algo', 'make_results', 'stale_results', 'file_metrics', 'parser',
-           'main']
+           'judge_command', 'main']
 
 # %% ../nbs/90_cli.ipynb #imports
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 
 # %% ../nbs/90_cli.ipynb #imports-rlgen
-from .core import RlgenError, atomic_write, find_root, rank_world, read_jsonl, settings, suggest
+from .core import RlgenError, atomic_write, digest, find_root, rank_world, read_jsonl, settings, suggest
 from .record import check_params, normalise_notebook, read_params, results_table, rounded, source_digest
 
 # %% ../nbs/90_cli.ipynb #system
@@ -78,17 +78,17 @@ def do_stages(
     run, (rank, world) = module.start(params), rank_world()
     if rank == 0: _tell(f"{algo}: seeds {params.seeds}, methods {', '.join(params.methods)}, a world of {world} -> {_short(run.out_dir)}")
     parts = module.apart(params) if hasattr(module, "apart") else [dict(seeds=[s]) for s in params.seeds]
-    if n > 1 and len(parts) > 1 and "RANK" not in os.environ: _apart(algo, params, parts, n)
+    if n > 1 and len(parts) > 1 and "RANK" not in os.environ: _apart(algo, params, parts, n, run.out_dir / "parts")
     module.stages(run)
 
 
-def _apart(algo: str, params, todo: list[dict], n: int) -> None:
-    "One `rlgen stages` process for each part, n at a time; raises RlgenError if one fails."
-    given = {k: v for k, v in dataclasses.asdict(params).items() if k != "out_dir"}
-    going = []
+def _apart(algo: str, params, parts: list[dict], n: int, folder: Path) -> None:
+    "One `rlgen stages` process for each part, n at a time, with a folder of its own for as long as it works; raises RlgenError if one fails."
+    todo, going, given = list(parts), [], dataclasses.asdict(params)
     while todo or going:
         while todo and len(going) < n:
-            one = json.dumps(given | todo.pop(0))
+            part = todo.pop(0)
+            one = json.dumps(given | part | dict(out_dir=str(folder / digest(part, 8))))
             going.append(subprocess.Popen([sys.executable, "-m", "rlgen", "stages", algo, "-y", one], env=os.environ | {"RLGEN_NUM_PROCESSES": "1"}))
         done = going.pop(0)
         try: code = done.wait()
@@ -98,6 +98,7 @@ def _apart(algo: str, params, todo: list[dict], n: int) -> None:
         if code:
             for p in going: p.terminate()
             raise RlgenError(f"a process that worked on one part ended with exit code {code}; its message is above, what it had finished is kept")
+    if not [t for t in folder.glob("*/tracker") if any(t.iterdir())]: shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../nbs/90_cli.ipynb #run-algo
 def run_algo(
@@ -143,6 +144,7 @@ def make_results(
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     run_algo(algo, given | dict(out_dir=_from_root(folder)))
     shutil.rmtree(folder / "models", ignore_errors=True)
+    for texts in folder.glob("generation_*.jsonl"): texts.unlink()  # large, and made again by the same command
     if folder.name == "default": _readme_block(algo, json.loads((folder / "metrics.json").read_text()))
     return folder
 
@@ -200,7 +202,30 @@ def parser() -> argparse.ArgumentParser:
             s.add_argument("out", help="a folder that doesn't exist yet")
             s.add_argument("--partial", action="store_true", help="pargs: all prefixes of each pair")
     sub.add_parser("metrics", help="score a JSONL of predictions against references, or make a finished run's table again").add_argument("file")
+    j = sub.add_parser("judge", help="compare two JSONL files of texts by a judge, each pair in both orders")
+    j.add_argument("a", metavar="A.jsonl", help="rows with prompt and completion (or prediction); generation_<method>.jsonl of a run")
+    j.add_argument("b", metavar="B.jsonl", help="answers to the same prompts")
+    for flag, told in (("--judge-model", "a name that the server knows; without a server a folder, zoo/… or hub id"), ("--judge-url", "OpenAI-compatible server (default: chat_base_url in settings.ini); its key comes from the environment"),
+                       ("--out", "folder (default: results/runs/judge/…)"), ("--criterion", "what better means, a sentence or more")): j.add_argument(flag, default="", help=told)
+    j.add_argument("--n", type=int, default=0, help="only the first n pairs")
+    j.add_argument("--max-tokens", type=int, default=64, help="of a reply; more for judges that think aloud first")
     return top
+
+# %% ../nbs/90_cli.ipynb #judge-command
+def judge_command(
+    args: argparse.Namespace,  # a, b, judge_model, judge_url, out, n, criterion, max_tokens
+) -> Path:  # the folder with verdicts.jsonl, judge.json, judge.png; raises RlgenError for files that don't fit together, or without a judge
+    "Compare two files of texts by a judge, print the table and where the files are."
+    from rlgen.judge import CRITERIA
+    from rlgen.verdicts import judge_backend, judge_files, judge_table
+    backend, machine = judge_backend(args.judge_model, args.judge_url), settings()
+    names = [Path(p).name.split(".jsonl")[0].removeprefix("generation_") for p in (args.a, args.b)]
+    asked = [str(Path(p).resolve()) for p in (args.a, args.b)] + [args.judge_model, args.judge_url, args.criterion, args.n]
+    out = Path(args.out) if args.out else machine.results_dir / "runs" / "judge" / f"{names[0]}-{names[1]}-{digest(asked, 8)}"
+    found = judge_files(args.a, args.b, backend, out, args.n, args.criterion or CRITERIA, max_tokens=args.max_tokens, cache=machine.cache_dir / "chat", label="judge")
+    print(judge_table(found["table"]).T.to_string(), *found["table"][0]["notes"], sep="\n")
+    for name in ("verdicts.jsonl", "judge.json", "judge.png"): print(_short(out / name))
+    return out
 
 # %% ../nbs/90_cli.ipynb #main
 def _part(algo: str, part: str) -> ModuleType:
@@ -230,6 +255,7 @@ def _dispatch(args: argparse.Namespace) -> None:
     "Do what was asked."
     if args.command == "metrics" and Path(args.file).is_dir(): _again(Path(args.file))
     elif args.command == "metrics": print(json.dumps(file_metrics(args.file), indent=1))
+    elif args.command == "judge": judge_command(args)
     elif args.command == "preprocess": print(json.dumps(_preprocess(args), indent=1))
     elif args.command == "results" and args.check: print("\n".join(stale_results()))
     elif args.command == "results": make_results(args.algo, typed_params(args))

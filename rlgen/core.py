@@ -169,13 +169,22 @@ def jsonl(
     return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
 
 # %% ../nbs/00_core.ipynb #append-jsonl
+def _torn(path: Path) -> bool:
+    "Whether a file's last line has no end; only its last byte is read."
+    with open(path, "rb") as f:
+        if not f.seek(0, os.SEEK_END): return False
+        f.seek(-1, os.SEEK_END)
+        return f.read() != b"\n"
+
+
 def append_jsonl(
     path: Path | str,  # grows by one line a row
     rows,  # iterable of dicts
 ) -> None:
     "Append rows in one write; a line torn by an earlier kill is cut off first."
     path = Path(path)
-    if path.exists() and (old := path.read_bytes()) and not old.endswith(b"\n"):
+    if path.exists() and _torn(path):
+        old = path.read_bytes()
         atomic_write(path, old[: old.rfind(b"\n") + 1])
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as f:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'RIVALS', 'LABELS', 'score_rows', 'table_rows', 'flops', 'accuracy', 'samples', 'best_form', 'tables',
-           'results', 'read_tables', 'two_by_two', 'report', 'reward_bars', 'reward_against_kl', 'prefix_figure',
-           'side_by_side']
+           'results', 'read_tables', 'two_by_two', 'judged', 'report', 'reward_bars', 'reward_against_kl',
+           'prefix_figure', 'side_by_side']
 
 # %% ../../nbs/26_pargs_report.ipynb #imports
 import csv
@@ -20,15 +20,17 @@ from ..metrics import compare, distinct_n, repetition, summarise, wilson
 from .partial import overall_accuracy, prefix_accuracy
 from .run import Outcome
 from .setup import GUIDED, Params
+from ..judge import judge_pairs
 from ..record import Run, check_params, read_params, rounded, save_results, style
+from ..verdicts import comparison, judge_backend, verdict_rows
 
 # %% ../../nbs/26_pargs_report.ipynb #score-rows
 def score_rows(
     outcome: Outcome,  # graded
 ) -> list[dict]:  # method, alpha, seed, item, the headline, proxy, kl, tokens, finished
-    "One row per method, weight, seed and prompt, with as many digits as the file will have."
-    keep = (outcome.headline, "proxy", "kl", "tokens", "finished")
-    return [dict(method=m, alpha=w, seed=s, item=r["item"]) | rounded({k: float(r[k]) for k in keep}, 6) for (m, w, s), rows in outcome.texts.items() for r in rows]
+    "One row per method, weight, seed and prompt, rounded as the file will be."
+    keep = (outcome.headline, "proxy", "kl")
+    return [dict(method=m, alpha=w, seed=s, item=r["item"]) | rounded({k: float(r[k]) for k in keep}) | {k: int(r[k]) for k in ("tokens", "finished")} for (m, w, s), rows in outcome.texts.items() for r in rows]
 
 # %% ../../nbs/26_pargs_report.ipynb #table-rows
 def table_rows(
@@ -144,17 +146,39 @@ def two_by_two(
     grid = {"no reward": ("GREEDY", "TOP-K"), "of full texts": ("ARGS", "ARGS-SAMPLE"), "… with end appended": ("ARGS-EOS", ""), "of prefixes": ("PARGS-G", "PARGS")}
     return pd.DataFrame([[f"{cell[m]} ({m})" if m in cell else "" for m in row] for row in grid.values()], index=pd.Index(grid, name="reward"), columns=["best candidate", "drawn"])
 
+# %% ../../nbs/26_pargs_report.ipynb #judged
+def judged(
+    p: Params,  # methods, seeds, num_judged; judge_model and judge_url where no backend is given
+    outcome: Outcome,  # all rows
+    backend: Any = None,  # of rlgen.chat; default: what judge_model and judge_url mean
+    **options,  # of `complete`: cache, label, …
+) -> tuple[list[dict], list[dict]]:  # `comparison` of each method with the baseline; all verdicts with their texts
+    "A judge's comparison of every method with GREEDY, or the first baseline there is."
+    backend, base = backend or judge_backend(p.judge_model, p.judge_url), next((m for m in BASELINES if m in p.methods), p.methods[0])
+    texts, found, kept = {m: outcome.texts[m, p.weight(m), p.seeds[0]][: p.num_judged] for m in p.methods}, [], []
+    for m in [m for m in p.methods if m != base]:
+        rows = [dict(method=m, baseline=base, seed=p.seeds[0], item=x["item"], prompt=x["prompt"], a=x["completion"], b=y["completion"]) for x, y in zip(texts[m], texts[base])]
+        prompts, a, b = ([r[k] for r in rows] for k in ("prompt", "a", "b"))
+        verdicts = judge_pairs(prompts, a, b, backend, **options)
+        found.append(comparison(m, base, verdicts, prompts))
+        kept += verdict_rows(verdicts, rows)
+    return found, kept
+
 # %% ../../nbs/26_pargs_report.ipynb #report
 def report(
     run: Run,  # whose folder is written into
     outcome: Outcome,  # of its stages
-) -> dict:  # as `results`
-    "Work out the results, write them and each row's texts into the run's folder."
+) -> dict:  # as `results`, and "judge" where there is one; raises RlgenError where the judge can't be asked
+    "Work out the results, write them and each row's texts into the run's folder, then ask the judge."
     found = results(run.params, outcome) | dict(training={s.name: s.cost for s in reversed(run.stages) if s.name not in ("texts", "grades", "prefix_wins")})
     save_results(run, **found)
     for m in run.params.methods:
         rows = [dict(seed=s) | {k: v for k, v in r.items() if k != "ids"} for s in run.params.seeds for r in outcome.texts[m, run.params.weight(m), s]]
         atomic_write(run.out_dir / f"generation_{m.lower()}.jsonl", jsonl(rows))
+    if not run.params.judge_model: return found
+    found["judge"], verdicts = judged(run.params, outcome, cache=run.machine.cache_dir / "chat", label="judge")
+    atomic_write(run.out_dir / "verdicts.jsonl", jsonl(verdicts))
+    save_results(run, **found)
     return found
 
 # %% ../../nbs/26_pargs_report.ipynb #reward-bars
@@ -194,6 +218,10 @@ def reward_against_kl(
             at = sorted((w, mean(r["kl"] for r in rows), mean(r[y] for r in rows)) for (name, w), rows in points.items() if name == m)
             ax.plot([x for _, x, _ in at], [v for _, _, v in at], marker="os^vP"[i % 5] if m in GUIDED else "D", ls="-" if m in GUIDED else "", ms=5, color=f"C{i}", label=m)
             for w, x, v in at if m in GUIDED else (): ax.annotate(f"{w:g}", (x, v), textcoords="offset points", xytext=(3, 3), fontsize=6, color=f"C{i}")
+        ax.set_xscale("symlog", linthresh=4)  # linear up to 4 nats: far out there is little to see
+        ax.set_xticks([x for x in (0, 1, 2, 3, 4, 8, 16, 32, 64) if x <= max(r["kl"] for r in scores) + 2], minor=False)
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
         ax.set(xlabel=LABELS["kl"], ylabel=LABELS[y])
     axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     fig.tight_layout()

@@ -85,6 +85,9 @@ class Params:
     temperature: float = param(1.0, low=1e-6)
     batch_size: int = param(64, low=1)
     num_samples: int = param(5, low=0)  # posts shown side by side
+    judge_model: str = ""  # compares every row with the first baseline; empty: no judge
+    judge_url: str = ""  # OpenAI-compatible server of the judge; empty: chat_base_url in settings.ini, or the judge is run here
+    num_judged: int = param(50, low=1)  # prompts, of the first seed
     tracker: str = param("", choices=("", "none", "tensorboard", "wandb", "trackio"))
     tracker_project: str = ""
     tracker_run_name: str = ""
@@ -108,6 +111,8 @@ def start(
             if not isinstance(v, kind) or isinstance(v, bool) or not 0 <= v < 2**31: raise RlgenError(f"parameter {name}: {v!r} must be a number of at least 0")
     if not params.seeds or len(set(params.seeds)) < len(params.seeds): raise RlgenError(f"parameter seeds = {params.seeds}: give at least one, each once")
     if not params.methods: raise RlgenError(f"parameter methods is empty; choose from {', '.join(METHODS)}")
+    if params.judge_url and not params.judge_model: raise RlgenError(f"parameter judge_url = {params.judge_url!r}: names a server but no judge; give judge_model too")
+    if params.judge_url and not params.judge_url.startswith(("http://", "https://")): raise RlgenError(f"parameter judge_url = {params.judge_url!r}: expected an address like http://localhost:8000/v1")
     if params.data.startswith("world/") and params.data != "world/cut": raise RlgenError(f"parameter data = {params.data!r}: the worlds are 'world' and 'world/cut'")
     return Run("pargs", params)
 
