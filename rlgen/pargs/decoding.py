@@ -24,7 +24,7 @@ def guided_logprobs(
     alpha: float,  # weight w of the reward
     temperature: float = 1.0,  # of the base model
 ) -> torch.Tensor:  # (B, k) log-probabilities over the candidates
-    "Log-softmax of log-probability + alpha x reward (Khanov et al. 2024, eq. 4; Rashid et al. 2024, eq. 8)."
+    "Log-softmax of log-probability + alpha x reward (Khanov et al. 2024; Rashid et al. 2024), the base at a temperature of its own."
     return (base / temperature + alpha * rewards).log_softmax(-1)
 
 # %% ../../nbs/22_pargs_decoding.ipynb #guided
