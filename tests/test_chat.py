@@ -468,7 +468,8 @@ from rlgen.chat import *
 asked = []
 replies = complete(["a", "b"], Oracle(lambda p: asked.append(p) or p.upper()), cache=sys.argv[1])
 replies += complete(["my boss", "my aunt sold", "my"], Local("zoo/posts", batch_size=1), cache=sys.argv[1], max_tokens=4, logprobs=1)
-print(asked, [(r.text, len(r.logprobs)) for r in replies])"""
+sys.stdout.write(f"{asked} {[(r.text, len(r.logprobs)) for r in replies]}\\n")  # in one write: two processes share the line
+sys.stdout.flush()"""
 
 
 @pytest.mark.slow
