@@ -173,7 +173,7 @@ def test_a_plain_row_trains_no_more_than_it_needs(here, undisturbed, tmp_path):
     assert [s.name for s in run.stages] == ["reward_model", "texts"]
     assert {p.name for p in (tmp_path / "cache" / "pargs").iterdir()} == {p.name for p in (undisturbed / "cache" / "pargs").iterdir()}, "all of it was there already"
     run = here(**SMALL | dict(methods=["DPO"], alphas=[], num_samples=1))
-    assert [s.name for s in (stages(run), run)[1].stages] == ["reward_model", "dpo", "texts"]
+    assert [s.name for s in (stages(run), run)[1].stages] == ["dpo", "reward_model", "texts"]
 
 
 def test_named_models_are_used_as_they_are(here, undisturbed):
@@ -233,7 +233,7 @@ def test_an_encoder_guides_a_decoder_on_a_file(here, tmp_path, guide):
     assert rounded(read_tables(run.out_dir)["table"]) == json.loads((run.out_dir / "metrics.json").read_text())["table"] == rounded(found["table"])
     cost = {c["method"]: c for c in found["cost"]}
     assert cost["GREEDY"]["rm_tokens"] == 0 < cost["ARGS"]["rm_tokens"] and (cost["ARGS"]["rm_tokens"] > 150) == (guide == "deberta-v2"), "an encoder remembers nothing"
-    assert found["prefixes"]["full"]["overall"]["n"] == 4 and (guide == "gpt2" or found["prefixes"]["full"] == found["prefixes"]["full, end appended"])
+    assert found["prefixes"]["full"]["overall"]["n"] == 4 and ("full, end appended" in found["prefixes"]) == (guide == "gpt2"), "an encoder reads no end"
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
@@ -257,7 +257,7 @@ def finished(folder: Path) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wait", (0.0, 0.8))
+@pytest.mark.parametrize("wait", (0.0, 0.2))
 @pytest.mark.parametrize("stage", ("partial_reward_model", "dpo", "ppo"))
 def test_killed_in_a_training_and_started_again_ends_the_same(undisturbed, tmp_path, stage, wait):
     "What came before is found again; the stage and all that builds on it is done anew, to the bit."
