@@ -13,7 +13,8 @@ ZOO = ROOT / "rlgen" / "zoo"
 
 def quality(folder: str) -> dict:
     "Mean parts of the gold reward on validation posts, greedy and sampled; and how often the first word's fact is the first or the point."
-    from rlgen.lm import encode_prompt, generate, greedy, load_lm, sampler
+    from rlgen.lm import encode_prompt, load_lm
+    from rlgen.sampling import generate, greedy, sampler
     from rlgen.worlds import pargs as world
     lm, posts = load_lm(folder), world.make_posts("valid", 200)
     prompts = [encode_prompt(lm, p.prompt) for p in posts]
