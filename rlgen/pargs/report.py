@@ -182,7 +182,7 @@ def report(
     return found
 
 # %% ../../nbs/26_pargs_report.ipynb #reward-bars
-LABELS = dict(gold_reward="gold reward", eval_reward="reward by the held-out model", proxy="reward by the guide (proxy)", kl="KL from the base model (nats)")
+LABELS = dict(gold_reward="gold reward", eval_reward="reward by the held-out model", proxy="reward by the full model (proxy)", kl="KL from the base model (nats)")
 
 
 def reward_bars(
