@@ -41,6 +41,19 @@ def test_metrics_take_completions_and_several_references(tmp_path, capsys):
     (["preprocess", "pargs", "out", "-p", "data", "worldly.jsonl"], "worldly.jsonl"),
     (["preprocess", "pargs", "out", "-y", "seeds: []"], "seeds is empty"),
     (["preprocess", "pargs", "tests"], "exists already"),
+    (["preprocess", "parg", "out"], "did you mean 'pargs'?"),
+    (["preprocess", "pargs"], "expected OUT"),
+    (["preprocess", "pargs", "out", "--output", "other"], "expected OUT, each once"),
+    (["preprocess", "pargs", "out", "--layout", "rows", "--seed", "1"], "doesn't take --layout, --seed"),
+    (["preprocess", "pargs", "out", "--input", "a.jsonl"], "doesn't take --input"),
+    (["preprocess", "rest_pg", "out"], "expected --input FILE --output FOLDER"),
+    (["preprocess", "rest_pg", "--input", "a.jsonl"], "expected --input FILE --output FOLDER"),
+    (["preprocess", "rest_pg", "--input", "a.jsonl", "--output", "out", "-p", "x", "1", "--partial"], "doesn't take --partial, -p"),
+    (["preprocess", "rest_pg", "--input", "nowhere.jsonl", "--output", "out"], "no such file"),
+    (["preprocess", "rest_pg", "--input", "a.jsonl", "--output", "tests"], "exists already"),
+    (["preprocess", "rest_pg", "--input", "a.jsonl", "--output", "out", "--fields", "title"], "expected NAME=COLUMN"),
+    (["preprocess", "rest_pg", "--input", "a.jsonl", "--output", "out", "--fields", "x="], "expected NAME=COLUMN"),
+    (["preprocess", "rest_pg", "--input", "a.jsonl", "--output", "out", "--profile-size", "-1"], "profile_size = -1"),
     (["metrics", "tests"], "holds no metrics.json"),
 ])
 def test_mistakes_are_one_line(words, expected, capsys, monkeypatch):
@@ -89,6 +102,47 @@ def test_preprocess_writes_prefixes(tmp_path, capsys):
     for r in (rows[i] for i in range(len(rows))):
         assert r["chosen"] and r["rejected"] and r["chosen"] != r["rejected"]
         assert max(len(r["chosen"].split()), len(r["rejected"].split())) in (r["length"], r["length"] - 1), "equal lengths; end-of-text has no text"
+
+
+def test_preprocess_finds_its_folder_behind_options(tmp_path, capsys):
+    assert main(["preprocess", "pargs", "-y", SMALL, str(tmp_path / "out")]) == 0 and json.loads(capsys.readouterr().out) == dict(train=6, test=3)
+    with pytest.raises(SystemExit): main(["preprocess", "pargs", "-y", SMALL, str(tmp_path / "a"), "b"])
+    with pytest.raises(SystemExit): main(["preprocess", "pargs", "out", "--lay"])
+
+
+def diary(path, times=True) -> Path:
+    "Ten people's five days, a row each."
+    rows = [dict(who=f"person {u}", title=f"Day {i}", text=f"{u} saw {i} lamps; größer {u * 7 + i} 灯.") | (dict(year=i) if times else {}) for u in range(10) for i in range(5)]
+    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+    return path
+
+
+def test_preprocess_makes_examples_of_a_file(tmp_path, capsys):
+    from rlgen.rest_pg.data import load_examples
+
+    words = ["preprocess", "rest_pg", "--input", str(diary(tmp_path / "diary.jsonl")), "--layout", "passages", "--gap", "0", "--profile-size", "3"]
+    assert main([*words, "--output", str(tmp_path / "out"), "--fields", "user_id=who", "--shares", "0.6", "0.2", "0.2"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads((tmp_path / "out" / "report.json").read_text()) and told["overlap"]["train/test"] == dict(users=0, items=0, targets=0)
+    parts = {name: load_examples(tmp_path / "out", name)[0] for name in ("train", "valid", "test")}
+    assert {k: len(v) for k, v in parts.items()} == dict(train=30, valid=10, test=10) and all(len(e.P) == 3 and "größer" in e.y and e.y not in e.P for v in parts.values() for e in v)
+    assert main([*words, str(tmp_path / "later"), "--split", "time", "--fields", "user_id=who", "time=year"]) == 0
+    assert json.loads(capsys.readouterr().out)["parts"]["test"] == dict(examples=10, users=10, past_texts=3.0)
+
+
+@pytest.mark.parametrize("options, expected", [
+    (["--fields", "user_id=whom"], "diary.jsonl:1: no field 'whom' (did you mean 'who'?)"),
+    (["--fields", "user=who"], "fields: no 'user' here, did you mean 'user_id'?"),
+    (["--fields", "user_id=who", "--split", "time"], "50 undated"),
+    (["--fields", "user_id=who", "--on-leak", "stop"], "on_leak = 'stop'"),
+    (["--fields", "user_id=who", "--prompt-words", "50"], "empty_y"),
+    (["--fields", "user_id=who", "--layout", "passage"], "did you mean 'passages'?"),
+])
+def test_mistakes_with_a_file_are_one_line_and_leave_nothing(options, expected, tmp_path, capsys):
+    words = ["preprocess", "rest_pg", "--input", str(diary(tmp_path / "diary.jsonl", times=False)), "--output", str(tmp_path / "out"), "--layout", "passages"]
+    assert main([*words, *options]) == 2
+    told = capsys.readouterr().err
+    assert expected in told and told.count("\n") == 1 and [p.name for p in tmp_path.iterdir()] == ["diary.jsonl"]
 
 
 @pytest.mark.parametrize("arch", ("gpt2", "llama"))
