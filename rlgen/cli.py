@@ -146,8 +146,9 @@ def make_results(
     for old in folder.glob("*"):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     run_algo(algo, given | dict(out_dir=_from_root(folder)))
+    for model in list(folder.rglob("stage.txt")): shutil.rmtree(model.parent)  # trained models: large, and made again by the same command
     shutil.rmtree(folder / "models", ignore_errors=True)
-    for texts in folder.glob("generation_*.jsonl"): texts.unlink()  # large, and made again by the same command
+    for texts in folder.glob("generation_*.jsonl"): texts.unlink()  # so are all texts
     if folder.name == "default": _readme_block(algo, json.loads((folder / "metrics.json").read_text()))
     return folder
 
@@ -157,7 +158,7 @@ def _readme_block(algo: str, found: dict) -> None:
     readme, (begin, end) = find_root() / "README.md", (f"<!-- results: {algo} -->", f"<!-- end: {algo} -->")
     text = readme.read_text() if readme.is_file() else ""
     if begin not in text or end not in text: return
-    table = results_table(found["table"], list(dict.fromkeys(r["metric"] for r in found["table"])))
+    table = results_table(found["table"], list(dict.fromkeys(r["metric"] for r in found["table"]))[:4])
     rows = [["method", *table.columns], ["---"] * (1 + len(table.columns)), *([m, *r] for m, r in zip(table.index, table.to_numpy().tolist()))]
     block = "\n".join("| " + " | ".join(r) + " |" for r in rows)
     atomic_write(readme, text[: text.index(begin) + len(begin)] + "\n" + block + "\n" + text[text.index(end):])

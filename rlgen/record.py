@@ -310,11 +310,12 @@ def run_tracker(
 def place_model(
     run: Run,  # owns the folder
     stage: Stage,  # whose folder holds a saved model
-    name: str,  # under <out_dir>/models/
+    name: str,  # under <out_dir>/<under>/
     inside: str = "model",  # the model's folder inside the stage
+    under: str = "models",  # a run on several data sets keeps their models apart
 ) -> Path:  # the model's folder in the run
     "Show a stage's trained model under the run's folder."
-    target = run.out_dir / "models" / name
+    target = run.out_dir / under / name
     def link(src, dst):
         try: os.link(src, dst)
         except OSError: shutil.copy2(src, dst)

@@ -72,13 +72,18 @@ class State:
     def __init__(self, lm: LM, prompts: list[list[int]], cost: Cost):
         from transformers import DynamicCache
         self.lm, self.cost, self.fed = lm, cost, {}
-        ids, self.mask = pad(prompts, lm.pad_id, left=lm.kind == "causal", device=lm.device)
+        different = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        ids, self.mask = pad(list(different), lm.pad_id, left=lm.kind == "causal", device=lm.device)
         if lm.kind == "seq2seq":
             self.fed = dict(encoder_outputs=lm.model.get_encoder()(input_ids=ids, attention_mask=self.mask))
             cost.add(lm_tokens=self.mask.sum(), lm_forwards=1)
             ids, self.cache = torch.full_like(ids[:, :1], lm.model.config.decoder_start_token_id), None
         else: self.cache = DynamicCache(config=lm.model.config)
         self.forward(ids)
+        if len(different) == len(prompts): return
+        copies = torch.tensor([different[tuple(p)] for p in prompts], device=lm.device)
+        self.select(copies)
+        self.logits = self.logits[copies]
 
     def forward(self, ids: torch.Tensor) -> None:
         "Feed ids (B, L) and keep the logits behind the last one."
@@ -176,10 +181,10 @@ def sampler(
     return choose
 
 # %% ../nbs/05a_sampling.ipynb #generate-batch
-def _generate_batch(lm: LM, prompts, rows: list[int], choose: Choose, max_new_tokens: int, cost: Cost) -> dict[int, Rollout]:
+def _generate_batch(lm: LM, prompts, rows: list[int], choose: Choose, max_new_tokens: int, cost: Cost, begin: Callable) -> dict[int, Rollout]:
     "Complete one batch of prompts; returns rollouts by row number."
     out = {r: Rollout(prompts[r], info=dict(kl=0.0, finished=False)) for r in rows}
-    state, alive = State(lm, [prompts[r] for r in rows], cost), list(rows)
+    state, alive = begin(lm, [prompts[r] for r in rows], cost), list(rows)
     for t in range(max_new_tokens):
         logprobs = log_softmax(state.logits)
         tokens, kl = choose(Step(t, alive, logprobs, [prompts[r] for r in alive], [out[r].completion_ids for r in alive]))
@@ -207,6 +212,7 @@ def generate(
     batch_size: int = 64,  # prompts in a batch
     cost: Cost | None = None,  # is added to
     label: str = "",  # of the progress bar; empty: none
+    begin: Callable = State,  # begin(lm, prompts, cost) -> state of a batch
 ) -> list[Rollout]:  # one a prompt, in their order; raises RlgenError for a prompt that is empty or too long
     "Complete every prompt with one choosing rule, cached and in batches (over all processes where there are several)."
     empty = [i for i, p in enumerate(prompts) if not p]
@@ -217,7 +223,7 @@ def generate(
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     (rank, world), out, spent = rank_world(), {}, Cost()
     for rows in tqdm(batches[rank::world], desc=label, disable=not label or rank > 0, leave=False):
-        out |= _generate_batch(lm, prompts, rows, choose, max_new_tokens, spent)
+        out |= _generate_batch(lm, prompts, rows, choose, max_new_tokens, spent, begin)
     for part, counts in gather([(out, vars(spent))]):
         out |= part
         if cost is not None: cost.add(**counts)

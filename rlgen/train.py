@@ -43,10 +43,12 @@ def rate(
     step: int,  # from 0
     steps: int,  # in all
     warmup: float = 0.05,  # share of the steps
+    decay: str = "cosine",  # or "linear"
 ) -> float:  # factor on the learning rate, in (0, 1]
-    "Linear warm-up, then half a cosine down to a tenth."
+    "Linear warm-up, then half a cosine down to a tenth, or a line to 0 behind the last step."
     rise = max(1, round(warmup * steps))
     if step < rise: return (step + 1) / rise
+    if decay == "linear": return (steps - step) / (steps - rise)
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 # %% ../nbs/09_train.ipynb #checkpoint
@@ -145,6 +147,13 @@ def apply_gradients(
     return float(norm)
 
 
+def _optimizer(name: str, trained: list, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    "An optimiser by name; raises RlgenError for another name."
+    if name == "adafactor": return torch.optim.Adafactor(trained, lr=lr, weight_decay=weight_decay)
+    if name == "adamw": return torch.optim.AdamW(trained, lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay)
+    raise RlgenError(f"optimizer = {name!r}: choose adamw or adafactor")
+
+
 def fit(
     model: torch.nn.Module,  # trained in place
     rows: list,  # anything; handed to the loss in batches
@@ -155,7 +164,9 @@ def fit(
     micro_batch: int = 0,  # rows a forward pass; 0: the whole batch
     lr: float = 1e-3,  # the peak, after the warm-up
     warmup: float = 0.05,  # share of the steps
-    weight_decay: float = 0.01,  # AdamW's, 0 or more
+    decay: str = "cosine",  # of the learning rate, or "linear"
+    optimizer: str = "adamw",  # or "adafactor", which keeps no moments a weight (Shazeer and Stern 2018)
+    weight_decay: float = 0.01,  # 0 or more
     max_grad_norm: float = 1.0,  # longer gradients are cut to this length
     autocast: str = "",  # "bf16", or "fp16" on a GPU
     evaluate: Callable[[], dict] | None = None,  # held-out numbers for the log
@@ -167,14 +178,14 @@ def fit(
     log_every: int = 10,  # steps
     label: str = "train",  # of the progress bar
 ) -> None:  # raises RlgenError where there are no rows
-    "Train by AdamW with warm-up and cosine decay; goes on from the checkpoint in `folder` if there is one."
+    "Train with warm-up and decay; goes on from the checkpoint in `folder` if there is one."
     if not rows: raise RlgenError(f"{label}: no rows to train on")
     from accelerate import Accelerator
     device = next(model.parameters()).device
     if rank_world()[1] > 1: process_group()
     acc = Accelerator(cpu=device.type == "cpu")
     loss, scaler = precision(loss, autocast, device)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay)
+    optimizer = _optimizer(optimizer, [p for p in model.parameters() if p.requires_grad], lr, weight_decay)
     checkpoint = Checkpoint(folder, model, optimizer, scaler)
     start, rank = checkpoint.load(), rank_world()[0]
     model.train()
@@ -184,7 +195,7 @@ def fit(
         torch.manual_seed(seed_for(seed, "dropout", [step, rank]))
         batch = [rows[i] for i in batch_rows(len(rows), batch_size, step, seed)]
         sums, units = accumulate(model, batch, loss, micro_batch or batch_size, acc, scaler)
-        for group in optimizer.param_groups: group["lr"] = lr * rate(step, steps, warmup)
+        for group in optimizer.param_groups: group["lr"] = lr * rate(step, steps, warmup, decay)
         norm = apply_gradients(optimizer, units, max_grad_norm, acc, scaler)
         running.append({k: v / max(units, 1e-9) for k, v in sums.items()} | dict(grad_norm=norm))
         due = evaluate and (step + 1 == steps or (eval_every and (step + 1) % eval_every == 0))
@@ -194,7 +205,7 @@ def fit(
             model.eval()
             with torch.no_grad(): mean |= evaluate()
             model.train()
-        log(step + 1, **mean, lr=lr * rate(step, steps, warmup))
+        log(step + 1, **mean, lr=lr * rate(step, steps, warmup, decay))
         bar.set_postfix(loss=f"{mean['loss']:.3f}")
         running = []
         if time.monotonic() - saved > save_seconds:

@@ -9,7 +9,7 @@ from tiny_models import ARCHS, make_model, make_tokenizer
 
 from rlgen.core import RlgenError
 from rlgen.lm import (
-    LM, build_lm, completion_logprobs, encode_completion, encode_prompt, fit_turns, load_lm, load_pretrained, locate_model, masked_mean, pad,
+    LM, build_lm, completion_logprobs, encode_completion, encode_prompt, fit_turns, load_lm, load_pretrained, locate_model, masked_mean, model_key, pad,
     save_lm, token_logprobs, word_tokenizer,
 )
 from rlgen.sampling import Cost, Step, counter_gumbel, draw, generate, greedy, restrict, rule_kl, sampler
@@ -363,6 +363,20 @@ def test_names_that_are_no_model(tmp_path, monkeypatch):
     (tmp_path / "somebody" / "model").mkdir(parents=True)
     (tmp_path / "somebody" / "model" / "config.json").write_text("{}")
     assert locate_model("somebody/model") == str(tmp_path / "somebody" / "model"), "a folder here wins over the hub"
+
+
+def test_a_models_key_is_its_content(tmp_path, folders, monkeypatch):
+    "A copy elsewhere has the same key, another weight another; a hub id stands for itself, and nothing is loaded or asked."
+    shutil.copytree(folders("gpt2"), tmp_path / "copy")
+    shutil.copytree(folders("gpt2"), tmp_path / "changed")
+    same = model_key(str(folders("gpt2")))
+    monkeypatch.chdir(tmp_path)
+    assert model_key(str(tmp_path / "copy")) == model_key("copy") == same != model_key(str(folders("llama")))
+    weights = tmp_path / "changed" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert model_key("changed") != same
+    assert model_key("somebody/some-model") == "somebody/some-model" and model_key("zoo/stories") != model_key("zoo/posts")
+    assert "no such model folder" in line_of(model_key, "./nowhere") and "no model named" in line_of(model_key, "")
 
 
 def test_folders_that_do_not_load(tmp_path, folders):

@@ -397,6 +397,16 @@ def test_models_are_shown(tmp_path):
     assert sorted(p.name for p in place_model(run, stage, "rm-0").iterdir()) == ["config.json", "stage.txt"]
 
 
+def test_models_of_several_data_sets_lie_apart():
+    "The same name under two folders is two models; neither replaces the other, nor what lies under models/."
+    run = Run("toy", Toy())
+    stage, other = do_stage(run, "model", save_model, {}), do_stage(run, "model", save_model, dict(more=1))
+    here, there, usual = place_model(run, stage, "m-0", under="mails"), place_model(run, other, "m-0", under="reviews"), place_model(run, stage, "m-0")
+    assert [p.relative_to(run.out_dir).as_posix() for p in (here, there, usual)] == ["mails/m-0", "reviews/m-0", "models/m-0"]
+    assert [(p / "stage.txt").read_text() for p in (here, there, usual)] == [stage.key, other.key, stage.key] and stage.key != other.key
+    assert all((p / "config.json").is_file() for p in (here, there, usual))
+
+
 def test_curves_go_to_a_tracker_when_one_is_named(monkeypatch):
     run = Run("toy", Toy())
     assert run_tracker(run)("stage", 1, dict(loss=1.0)) is None

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -178,7 +179,7 @@ def test_company_changes_no_vector(arch, pooling, encoders):
         net = enc.model.get_encoder() if arch == "t5" else enc.model
         with torch.no_grad(): states = net(input_ids=torch.tensor([enc.tokenizer(text).input_ids])).last_hidden_state[0]
         np.testing.assert_allclose((states[0] if pooling == "cls" else states.mean(0)).numpy(), vector, atol=1e-6)
-    assert enc.embed([]).shape == (0, enc.width)
+    assert enc.embed([]).shape == (0, enc.width) and all(enc.ids(["", "\n"])) and np.abs(enc.embed([""])).sum() > 0
 
 
 def test_normalize_and_limit(encoders):
@@ -254,6 +255,13 @@ def test_approximate_kinds(kind):
     wide = Index(assemble([x], kind, breadth=2000)).search(x[:20], 5)[0]
     assert np.mean([len(set(a) & set(b)) / 5 for a, b in zip(wide, np.argsort(-(x[:20] @ x.T), 1)[:, :5].tolist())]) > 0.98
     assert Index(assemble([x[:700], x[700:]], kind)).search(x[::40], 10) == (ids, scores)
+
+
+def test_what_ivf_does_not_reach_is_left_out():
+    "One list of several holds fewer vectors than are asked for."
+    x = np.random.default_rng(2).normal(size=(400, 8)).astype(np.float32)
+    found = Index(assemble([x], "ivf", breadth=1)).search(x[:9], 400)
+    assert all(0 < len(i) == len(s) < 400 and min(i) >= 0 for i, s in zip(*found))
 
 
 @pytest.mark.parametrize("kind", retrieval.KINDS)
@@ -348,6 +356,15 @@ def test_interrupted_build_goes_on(encoders, tmp_path):
     assert enc.read == texts and not leftover.exists()
     with pytest.raises(KeyboardInterrupt): build_index(until(20), enc, "ivf", tmp_path, chunk=7)
     assert load_index(tmp_path, encoders(), texts).search(QUERIES, 5)[0] == brute(encoders(), QUERIES, texts, 5), "the old index until the new one is whole"
+
+
+def test_two_builders_take_turns(encoders, tmp_path):
+    "Whoever comes second finds everything embedded."
+    texts, enc = [f"text {i} of the cat" for i in range(60)], counting(encoders())
+    work = [threading.Thread(target=build_index, args=(texts, enc), kwargs=dict(folder=tmp_path, chunk=6)) for _ in range(2)]
+    for w in work: w.start()
+    for w in work: w.join()
+    assert enc.read == texts
 
 
 _KILLED = """

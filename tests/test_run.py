@@ -17,6 +17,7 @@ from rlgen.pargs.setup import GUIDED, METHODS
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = dict(num_pairs=64, num_held_out=40, rm_epochs=1, partial_epochs=1, ppo_steps=2, ppo_batch_size=16, num_test=8, alphas=[0.0, 1.0], num_samples=2, max_new_tokens=16,
              batch_size=4, best_of_n=3)
+SMALL_REST = dict(num_train=80, num_val=12, num_test=12, num_iterations=1, exploration_budget=4, reward_threshold=0.4, batch_size=16, max_steps=25, warmup_steps=2, num_samples=2)
 
 
 def environment(folder: Path, **more) -> dict:
@@ -32,14 +33,15 @@ def command(*words: str, folder: Path, check: bool = True, **kwargs) -> subproce
     return done
 
 
-def the_run(folder: Path) -> Path:
+def the_run(folder: Path, algo: str = "pargs") -> Path:
     "The one run folder below a results folder."
-    (found,) = (folder / "results" / "runs" / "pargs").iterdir()
+    (found,) = (folder / "results" / "runs" / algo).iterdir()
     return found
 
 
-def rlgen(verb: str, folder: Path, check: bool = True, env: dict | None = None, **params) -> subprocess.CompletedProcess:
-    return command("-m", "rlgen", verb, "pargs", "-y", json.dumps(SMALL | params), folder=folder, check=check, env=env or {})
+def rlgen(verb: str, folder: Path, check: bool = True, env: dict | None = None, algo: str = "pargs", **params) -> subprocess.CompletedProcess:
+    small = SMALL if algo == "pargs" else SMALL_REST
+    return command("-m", "rlgen", verb, algo, "-y", json.dumps(small | params), folder=folder, check=check, env=env or {})
 
 
 @pytest.fixture
@@ -66,8 +68,8 @@ def undisturbed(tmp_path_factory) -> Path:
     return folder
 
 
-def metrics(folder: Path) -> str:
-    return (the_run(folder) / "metrics.json").read_text()
+def metrics(folder: Path, algo: str = "pargs") -> str:
+    return (the_run(folder, algo) / "metrics.json").read_text()
 
 
 def test_run_leaves_everything(undisturbed):
@@ -311,11 +313,11 @@ def pairs_file(folder: Path, *lines: str) -> str:
     return str(path)
 
 
-def refused(capsys, **params) -> str:
+def refused(capsys, algo: str = "pargs", **params) -> str:
     "The one line that `rlgen run` answers to parameters it can't work with."
     from rlgen.cli import main
 
-    assert main(["run", "pargs", "-y", json.dumps(SMALL | params)]) == 2
+    assert main(["run", algo, "-y", json.dumps((SMALL if algo == "pargs" else SMALL_REST) | params)]) == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("rlgen: ")]
     return line
 
@@ -384,3 +386,138 @@ def test_real_preferences_and_a_real_model(slices, models_dir, tmp_path):
     found = json.loads(metrics(tmp_path))
     assert found["data"]["rows"] == 2354 and found["data"]["equal"] == 2 and found["data"]["prompts_shortened"] > 0
     assert {"reward_model", "partial_reward_model", "eval_reward_model"} == set(found["reward_models"]) and {"sft", "dpo", "ppo"} <= set(found["training"])
+
+
+# ---------------------------------------------------------------- REST-PG
+
+
+@pytest.fixture(scope="module")
+def rest_pg(tmp_path_factory) -> Path:
+    "A folder with one finished run of REST-PG, all rows."
+    folder = tmp_path_factory.mktemp("rest_pg")
+    shown = rlgen("run", folder, algo="rest_pg").stdout
+    assert "shuffled-profile" in shown and "run.ipynb" in shown and "forced_reasoning.png" in shown
+    return folder
+
+
+def test_rest_pg_leaves_everything(rest_pg):
+    from rlgen.rest_pg.setup import METHODS as rows
+
+    run = the_run(rest_pg, "rest_pg")
+    assert {"run.ipynb", "params.yaml", "metrics.json", "curves.csv", "scores.csv", "samples.jsonl", "env.json", "rewards.png", "iterations.png", "reward_histograms.png", "forced_reasoning.png",
+            "world", *(f"generation_{m.lower()}.jsonl" for m in rows)} <= {p.name for p in run.iterdir()}
+    trained = ("no-profile", "SFT", "SFT-long", "SFT-reasoning", "reasoning-after", "ReST-EM", "REST-PG")
+    assert {p.name for p in (run / "world").iterdir()} == {"evaluation_results.json", *(f"{m}-0" for m in trained)}
+    found = json.loads(metrics(rest_pg, "rest_pg"))
+    assert list(dict.fromkeys(r["method"] for r in found["table"])) == list(rows) == [c["method"] for c in found["cost"]]
+    assert {"method", "metric", "mean", "se", "low", "high", "n", "seeds", "by_seed"} <= set(found["table"][0])
+    cost = {c["method"]: c for c in found["cost"]}
+    assert cost["SFT-long"]["train_steps"] == cost["reasoning-after"]["train_steps"] == cost["REST-PG"]["train_steps"] == cost["ReST-EM"]["train_steps"] == 2 * cost["SFT"]["train_steps"]
+    assert len({c["gold_texts"] for m, c in cost.items() if m in trained}) == 1 and cost["base"]["gold_texts"] == 0 < cost["REST-PG"]["sampled_tokens"]
+    assert [r["iteration"] for r in found["iterations"] if r["method"] == "REST-PG"] == [0, 1] and sum(found["iterations"][1]["histogram"]) == 320
+    assert {r["method"] for r in found["levels"]} == {"SFT-long", "reasoning-after"}
+    assert str(rest_pg) not in metrics(rest_pg, "rest_pg") and '"stderr"' not in (run / "run.ipynb").read_text()
+
+
+def test_rest_pg_agrees_to_the_byte_and_asks_for_no_network(rest_pg, tmp_path):
+    "A second run without a cache, every process of it watched."
+    (tmp_path / "guard").mkdir()
+    (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
+    rlgen("run", tmp_path, algo="rest_pg", env={"PYTHONPATH": str(tmp_path / "guard"), "GUARD_LOG": str(tmp_path / "asked"), "HF_HUB_OFFLINE": "0"})
+    assert not (tmp_path / "asked").exists(), (tmp_path / "asked").read_text()
+    here, there = the_run(tmp_path, "rest_pg"), the_run(rest_pg, "rest_pg")
+    for name in ("metrics.json", "scores.csv", "samples.jsonl", "world/evaluation_results.json", *(p.name for p in there.glob("generation_*.jsonl"))): assert (here / name).read_bytes() == (there / name).read_bytes(), name
+    a, b = (json.loads((f / "run.ipynb").read_text())["cells"] for f in (here, there))
+    for x, y in zip(a, b, strict=True):
+        if x["id"] != "injected-parameters": assert x == y, x["id"]
+
+
+def test_rest_pgs_table_is_a_function_of_the_scores(rest_pg):
+    from rlgen.record import rounded
+    from rlgen.rest_pg.report import read_tables
+
+    found, again = json.loads(metrics(rest_pg, "rest_pg")), rounded(read_tables(the_run(rest_pg, "rest_pg")))
+    assert again["table"] == found["table"] and again["pairs"] == found["pairs"] and len(found["pairs"]) == 6
+    shown = command("-m", "rlgen", "metrics", str(the_run(rest_pg, "rest_pg")), folder=rest_pg).stdout
+    told = next(r for r in found["table"] if r["method"] == "REST-PG" and r["metric"] == "gold_reward")
+    assert f"{told['mean']:.2f}" in next(line for line in shown.splitlines() if line.startswith("REST-PG "))
+
+
+@pytest.mark.parametrize("wait", [0.0, pytest.param(0.5, marks=pytest.mark.slow), pytest.param(1.5, marks=pytest.mark.slow)])
+def test_killed_in_an_e_step_it_samples_nothing_twice(rest_pg, tmp_path, wait):
+    "What had reached the disk stays as it was; the rest is sampled; all that builds on it is the same."
+    shutil.copytree(rest_pg / "cache", tmp_path / "cache")
+    for name in ("e_step", "m_step", "texts"):
+        for p in tmp_path.glob(f"cache/rest_pg/{name}-*"): shutil.rmtree(p) if p.is_dir() else p.unlink()
+    words = [sys.executable, "-m", "rlgen", "stages", "rest_pg", "-y", json.dumps(SMALL_REST)]
+    victim = subprocess.Popen(words, cwd=ROOT, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline, sampled = time.monotonic() + 120, []
+    while not sampled and time.monotonic() < deadline:
+        time.sleep(0.01)
+        sampled = list(tmp_path.glob("cache/rest_pg/e_step-*.partial/sampled.jsonl"))
+    time.sleep(wait)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    early = {p.parent.name.removesuffix(".partial"): p.read_bytes() for p in tmp_path.glob("cache/rest_pg/e_step-*/sampled.jsonl")}
+    assert early and (wait or list(tmp_path.glob("cache/rest_pg/e_step-*.partial"))), "it died at work"
+    rlgen("run", tmp_path, algo="rest_pg")
+    for name, text in early.items(): assert (tmp_path / "cache" / "rest_pg" / name / "sampled.jsonl").read_bytes().startswith(text[: text.rfind(b"\n") + 1])
+    for p in tmp_path.glob("cache/rest_pg/e_step-*/sampled.jsonl"):
+        rows = [json.loads(x) for x in p.read_text().splitlines()]
+        assert len(rows) == len({(r["item"], r["sample"]) for r in rows}) == 320
+        assert (p.parent / "attempts.jsonl").read_bytes() == (rest_pg / "cache" / "rest_pg" / p.parent.name / "attempts.jsonl").read_bytes()
+    assert metrics(tmp_path, "rest_pg") == metrics(rest_pg, "rest_pg") and not list(tmp_path.glob("cache/rest_pg/*.partial"))
+
+
+def test_a_row_of_rest_pg_trains_no_more_than_it_needs(here, rest_pg, tmp_path):
+    from rlgen.record import check_params
+    from rlgen.rest_pg.run import stages
+    from rlgen.rest_pg.setup import Params, start
+
+    shutil.copytree(rest_pg / "cache", tmp_path / "cache")
+    there = {p.name for p in (tmp_path / "cache" / "rest_pg").iterdir()}
+    for methods, done in ((["base"], ["texts"]), (["SFT"], ["sft", "texts"]), (["SFT-reasoning"], ["reasoning", "sft", "texts"])):
+        run = start(check_params(Params, SMALL_REST | dict(methods=methods)))
+        stages(run)
+        assert [s.name for s in run.stages] == done
+    assert {p.name for p in (tmp_path / "cache" / "rest_pg").iterdir()} == there, "all of it was there already"
+
+
+def test_rest_pg_on_two_files(here, tmp_path):
+    "Two data sets in one run: models and summaries apart, one table."
+    from rlgen.record import check_params
+    from rlgen.rest_pg.report import joint_table, report
+    from rlgen.rest_pg.run import stages
+    from rlgen.rest_pg.setup import Params, start
+    from rlgen.worlds.rest_pg import make_people
+
+    sets = {}
+    for kind in ("story", "rhyme"):
+        (tmp_path / kind).mkdir()
+        sets[kind] = [str(tmp_path / kind / f"{part}.jsonl") for part in ("train", "valid", "test")]
+        for path, part, n in zip(sets[kind], ("train", "valid", "test"), (40, 8, 8)):
+            Path(path).write_text("".join(json.dumps(dict(x=q.x, y=q.y, P=q.P, user_id=q.user_id)) + "\n" for q in make_people(part, n, kind=kind)))
+    run = start(check_params(Params, SMALL_REST | dict(datasets=sets, methods=["base", "SFT", "ReST-EM"], reward_threshold=0.2)))
+    out = stages(run)
+    found = report(run, out)
+    assert out.headline == "rouge" and {r["method"] for r in found["table"]} == {f"{k}: {m}" for k in sets for m in ("base", "SFT", "ReST-EM")}
+    for name in sets: assert {p.name for p in (run.out_dir / name).iterdir()} == {"evaluation_results.json", "SFT-0", "ReST-EM-0"} and (run.out_dir / name / "ReST-EM-0" / "config.json").is_file()
+    assert joint_table(found["table"]).index.names == ["data set", "method"] and len(joint_table(found["table"])) == 6
+    assert out.texts["story", "SFT", 0] != out.texts["rhyme", "SFT", 0] and set(out.report) == set(sets) and out.report["story"]["overlap"]
+
+
+@pytest.mark.parametrize("params, expected", [
+    (dict(num_iteration=1), "did you mean 'num_iterations'?"),
+    (dict(methods=["REST-GP"]), "did you mean 'REST-PG'?"),
+    (dict(data="world/open"), "the worlds are"),
+    (dict(data="nowhere.jsonl", methods=["SFT"]), "nowhere.jsonl"),
+    (dict(data="nowhere.jsonl"), "no reasoning_model"),
+    (dict(model_name="./nowhere"), "no such model folder"),
+    (dict(reward="judge"), "give judge_model"),
+    (dict(warmup_steps=300), "it would end before it began"),
+    (dict(max_output_length=4000), "max_output_length"),
+    (dict(max_input_length=3, methods=["base"]), "max_input_length"),
+    (dict(max_output_length=4, exploration_budget=1, methods=["ReST-EM"]), "lower reward_threshold"),
+])
+def test_rest_pgs_mistakes_get_one_line(here, capsys, params, expected):
+    assert expected in refused(capsys, "rest_pg", **params)

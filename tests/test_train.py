@@ -61,13 +61,23 @@ def test_rate_rises_and_falls():
             assert r[top:] == sorted(r[top:], reverse=True) and min(r[top:], default=1) >= 0.1
 
 
+def test_a_line_falls_to_nothing_behind_the_last_step():
+    "Equal steps down from the peak; the step after the last would have 0."
+    for steps, warmup in ((1, 0.0), (2, 0.5), (10, 0.0), (10, 0.3), (100, 0.05), (7, 1.0)):
+        r, top = [rate(s, steps, warmup, "linear") for s in range(steps)], max(1, round(warmup * steps))
+        assert r[:top] == [(s + 1) / top for s in range(top)] == [rate(s, steps, warmup) for s in range(top)]
+        falls = [a - b for a, b in zip(r[top:], [*r[top + 1 :], 0.0])]
+        assert r[top : top + 1] in ([1.0], []) and falls == pytest.approx([1 / max(1, steps - top)] * (steps - top)), "one line, to 0"
+        assert all(0 < x <= 1 for x in r)
+
+
 # ---------------------------------------------------------------- the loop
 
 
-def plain_loop(lm, rows, steps, batch_size, lr):
+def plain_loop(lm, rows, steps, batch_size, lr, kind=None, decay="cosine"):
     "The same training, written down as one would for a single machine."
     model = lm.model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = kind(model.parameters(), lr=lr, weight_decay=0.02) if kind else torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(steps):
         batch = [rows[i] for i in batch_rows(len(rows), batch_size, step, 0)]
         total, divisor = 0.0, 0.0
@@ -78,7 +88,7 @@ def plain_loop(lm, rows, steps, batch_size, lr):
         optimizer.zero_grad()
         (total / divisor).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for g in optimizer.param_groups: g["lr"] = lr * rate(step, steps)
+        for g in optimizer.param_groups: g["lr"] = lr * rate(step, steps, decay=decay)
         optimizer.step()
 
 
@@ -92,6 +102,59 @@ def test_fit_is_the_plain_loop(tmp_path):
     assert distance(lm.model, plain.model) < 1e-9
     assert [s for s, _ in lines] == [4, 6] and all(set(s) == {"loss", "lr", "grad_norm"} and all(map(math.isfinite, s.values())) for _, s in lines)
     assert not lm.model.training and lines[-1][1]["lr"] == pytest.approx(3e-3 * rate(5, 6))
+
+
+def test_adafactor_and_a_line_are_the_plain_loop_with_them(tmp_path):
+    folder = str(make_model("gpt2", tmp_path, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
+    def trained(**options):
+        lm, lines = load_lm(folder), []
+        sft(lm, rows_of(lm), steps=6, batch_size=3, lr=3e-3, weight_decay=0.02, log=lambda step, **s: lines.append(s["lr"]), log_every=1, **options)
+        return lm.model, lines
+
+    plain = load_lm(folder)
+    plain_loop(plain, rows_of(plain), 6, 3, 3e-3, torch.optim.Adafactor, "linear")
+    model, lines = trained(optimizer="adafactor", decay="linear")
+    assert distance(model, plain.model) < 1e-9
+    assert lines == pytest.approx([3e-3 * rate(s, 6, decay="linear") for s in range(6)]) != pytest.approx([3e-3 * rate(s, 6) for s in range(6)])
+    for other in (dict(optimizer="adafactor"), dict(decay="linear"), {}): assert distance(trained(**other)[0], model) > 1e-5
+
+
+def test_adafactor_after_a_kill(folders, tmp_path):
+    "What it keeps of rows and columns is in the checkpoint: the same bits."
+    def trained(folder, die=False):
+        lm = load_lm(str(folders("gpt2")))
+
+        def log(step, **_):
+            if die and step == 6: raise KeyboardInterrupt
+
+        try: sft(lm, rows_of(lm), steps=8, batch_size=3, lr=1e-2, folder=folder, save_seconds=0, log_every=2, log=log, optimizer="adafactor", decay="linear")
+        except KeyboardInterrupt:
+            assert (folder / "checkpoint.pt").is_file()
+            return trained(folder)
+        return lm.model
+
+    for d in ("calm", "killed"): (tmp_path / d).mkdir()
+    assert distance(trained(tmp_path / "calm"), trained(tmp_path / "killed", die=True)) == 0
+
+
+def test_adafactor_keeps_less(folders):
+    "Rows and columns instead of a number for every weight."
+    from rlgen.train import _optimizer
+
+    def kept(name):
+        lm = load_lm(str(folders("llama")))
+        optimizer = _optimizer(name, list(lm.model.parameters()), 1e-2, 0.0)
+        sft_loss(lm)(lm.model, rows_of(lm))[0].backward()
+        optimizer.step()
+        return sum(t.numel() for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t))
+
+    assert kept("adafactor") < 0.2 * kept("adamw")
+
+
+def test_an_unknown_optimizer_gets_one_line(folders):
+    lm = load_lm(str(folders("llama")))
+    with pytest.raises(RlgenError, match="optimizer = 'adam': choose adamw or adafactor") as e: sft(lm, rows_of(lm), steps=1, optimizer="adam")
+    assert "\n" not in str(e.value)
 
 
 def test_micro_batches_change_nothing(folders):

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 # %% ../../nbs/25_pargs_run.ipynb #imports-rlgen
-from ..core import RlgenError, atomic_write, jsonl, path_digest, rank_world, read_jsonl, seed_for
+from ..core import RlgenError, atomic_write, jsonl, rank_world, read_jsonl, seed_for
 from ..data import Preference, rows_digest
-from ..lm import LM, load_lm, locate_model, log_softmax, pad
+from ..lm import LM, load_lm, log_softmax, model_key, pad
 from .decoding import best_of, guided
 from .models import judge_texts, measure_prefixes, train_base, train_dpo, train_partial_rm, train_ppo, train_rm
 from .scorers import scorer_for
@@ -134,15 +134,9 @@ class Outcome:
 Model = tuple[str, list[Stage]]  # a folder or hub id, and the stages it came from: none where a person named it
 
 
-def _model_key(name: str) -> str:
-    "What identifies a model's content: the files' bytes, or the hub id."
-    place = locate_model(name)
-    return path_digest(place) if Path(place).is_dir() else place
-
-
 def _needs(models: dict[str, Model]) -> tuple[dict, list[Stage]]:
     "What a stage depends on through its models: contents of those that were named, stages of those that were trained."
-    return {k: _model_key(name) for k, (name, made) in models.items() if not made}, list({s.key: s for _, made in models.values() for s in made}.values())
+    return {k: model_key(name) for k, (name, made) in models.items() if not made}, list({s.key: s for _, made in models.values() for s in made}.values())
 
 
 def _trained(run: Run, out: Outcome, label: str, work: Callable, params: str, models: dict[str, Model], records: list[Preference], seed: int) -> Model:

@@ -11,10 +11,10 @@ import shutil
 from pathlib import Path
 
 # %% ../../nbs/37_rest_pg_preprocess.ipynb #imports-rlgen
-from ..core import RlgenError, atomic_write, find_root, jsonl, suggest
+from ..core import RlgenError, atomic_write, jsonl, suggest
 from ..data import Rows, load_rows
 from rlgen.rest_pg.data import (
-    Example, example_rows, leave_one_out, load_examples, load_profiles, longlamp_fields, overlap, split_time, split_users, thin_profiles,
+    Example, example_rows, has_parts, leave_one_out, load_examples, load_profiles, longlamp_fields, overlap, split_time, split_users, thin_profiles,
 )
 
 # %% ../../nbs/37_rest_pg_preprocess.ipynb #read-layout
@@ -49,7 +49,6 @@ def read_layout(
     return _ready_rows(source, split, layout, fields, options)
 
 # %% ../../nbs/37_rest_pg_preprocess.ipynb #read-parts
-_FILES = tuple(kind + end for kind in (".jsonl", ".json", ".csv", ".txt", ".parquet") for end in ("", ".gz"))
 _PARTS = dict(train=("train",), valid=("valid", "val", "validation", "dev"), test=("test",))
 
 
@@ -62,13 +61,6 @@ def _part_rows(source: str | Path, part: str) -> Rows:
     raise RlgenError(f"{trouble} (or make the parts here: split users, or time)")
 
 
-def _has_parts(source) -> bool:
-    "Whether it is a folder or a hub id, and no file."
-    if isinstance(source, list): return False
-    path = Path(source).expanduser()
-    return not path.name.endswith(_FILES) and not any((d / path).is_file() for d in (find_root(), Path.cwd()))
-
-
 def read_parts(
     source: str | Path | list[dict],  # anything load_rows understands, or rows
     split: str = "",  # users, time, ready; default: ready for a folder or hub id, users for a file
@@ -77,7 +69,7 @@ def read_parts(
     **how,  # as read_layout takes it
 ) -> tuple[dict[str, list[Example]], dict]:  # train, valid, test, and the report of each reading; raises RlgenError for a missing part
     "The three parts of a source."
-    split = split or ("ready" if _has_parts(source) else "users")
+    split = split or ("ready" if has_parts(source) else "users")
     if split not in ("users", "time", "ready"): raise RlgenError(f"split {split!r}, {suggest(split, ('users', 'time', 'ready'))}")
     if split == "ready":
         if isinstance(source, list): raise RlgenError("rows in memory have no parts of their own; split users, or time")
