@@ -201,3 +201,15 @@ def test_the_run_notebook(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "cpu.json").read_text())
     assert {r["model"] for r in found["ratios"]} == {"random", "zoo/posts"} and found["params"]["k"] == 4
+
+
+def test_the_e_steps_notebook(tmp_path):
+    "As many outputs each way, and shares of an E-step that add up."
+    import os
+    small = dict(num_prompts=2, exploration_budget=2, batch_sizes=[1, 4], repeats=1, profile_prompts=4, out_dir=str(tmp_path))
+    env = os.environ | dict(HF_HUB_OFFLINE="1", RLGEN_DEVICE="cpu", RLGEN_DTYPE="float32")
+    done = subprocess.run([sys.executable, "-m", "papermill", "nbs/run_benchmarks_rest_pg.ipynb", str(tmp_path / "out.ipynb"), "-y", json.dumps(small)], cwd=ROOT, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "rest_pg.json").read_text())
+    assert [r["way"] for r in found["rows"]] == ["one generate each", "E-step, 1 at a time", "E-step, 4 at a time"] and found["rows"][0]["times_as_fast"] == 1.0
+    assert set(found["shares"]) == {"sampling", "rouge", "choosing"} and abs(sum(found["shares"].values()) - 1) < 1e-3

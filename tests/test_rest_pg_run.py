@@ -19,10 +19,12 @@ from rlgen.core import RlgenError, read_jsonl, settings
 from rlgen.lm import load_lm
 from rlgen.metrics import rouge
 from rlgen.record import check_params
+from rlgen.rest_pg import models as working
 from rlgen.rest_pg import run as running
 from rlgen.rest_pg.data import Example
 from rlgen.rest_pg.prompt import CLOSE, OPEN, parse_output
-from rlgen.rest_pg.run import FORMS, apart, examine, gold_rows, improve, learn, stages
+from rlgen.rest_pg.models import FORMS, examine, gold_rows, improve, learn
+from rlgen.rest_pg.run import apart, stages
 from rlgen.rest_pg.setup import METHODS, REASONING, Params, Prompts, items_for, load_problems, start, steps_of, teacher, world_problem
 from rlgen.worlds import rest_pg as world
 
@@ -314,9 +316,9 @@ def test_models_lie_where_a_person_looks_for_them(undisturbed):
     for (name, method, seed), place in x.out.models.items(): assert place == x.run.out_dir / name / f"{method}-{seed}" and (place / "model.safetensors").is_file()
     e, p = x.out.problems[0].test, x.run.params
     lm = load_lm(str(x.out.models["world", "REST-PG", 0]))
-    again = running.write_outputs(p, lm, Prompts(p, lm, e)()[0], "before", 0)
+    again = working.write_outputs(p, lm, Prompts(p, lm, e)()[0], "before", 0)
     assert [r["output"] for r in again] == said(x.out, "REST-PG"), "its texts come from the placed model"
-    twins = running.write_outputs(p, lm, Prompts(p, lm, e)("shuffled")[0], "before", 0)
+    twins = working.write_outputs(p, lm, Prompts(p, lm, e)("shuffled")[0], "before", 0)
     assert [r["output"] for r in twins] == said(x.out, "shuffled-profile"), "the same model, another profile"
 
 
@@ -327,14 +329,14 @@ def test_long_rows_keep_their_best(undisturbed):
     points = [r for r in s.curves() if "validation" in r]
     assert [r["step"] for r in points] == [40, 80]
     lm = load_lm(str(s.path / "model"))
-    texts = [r["text"] for r in running.write_outputs(p, lm, Prompts(p, lm, problem.val)()[0], "none", 0)]
-    assert sum(running.rouge_rewards(problem.val, texts)) / 12 == pytest.approx(max(r["validation"] for r in points), abs=1e-5)
+    texts = [r["text"] for r in working.write_outputs(p, lm, Prompts(p, lm, problem.val)()[0], "none", 0)]
+    assert sum(working.rouge_rewards(problem.val, texts)) / 12 == pytest.approx(max(r["validation"] for r in points), abs=1e-5)
 
 
 def test_again_nothing_is_done(undisturbed, monkeypatch):
     "Every stage is found; neither training nor sampling is called."
     def never(*a, **k): raise AssertionError("this was done before")
-    for name in ("sft", "e_step", "generate", "generate_reasoning"): monkeypatch.setattr(running, name, never)
+    for name in ("sft", "e_step", "generate", "generate_reasoning"): monkeypatch.setattr(working, name, never)
     again = stages(working_in(undisturbed.folder, monkeypatch)(**SMALL))
     monkeypatch.undo()
     settings.cache_clear()
@@ -363,7 +365,7 @@ def rows_learned(undisturbed, monkeypatch, tmp_path, **given):
     "What an M-step hands to the training, and from which weights it starts; nothing is trained."
     seen = {}
     def note(lm, rows, **options): seen.update(rows=rows, options=options, weights={n: t.clone() for n, t in lm.model.state_dict().items()})
-    monkeypatch.setattr(running, "sft", note)
+    monkeypatch.setattr(working, "sft", note)
     e, first = stage_of(undisturbed, "e_step/REST-PG-1"), stage_of(undisturbed, "sft/SFT-reasoning")
     p = replace(undisturbed.run.params, **given)
     improve(tmp_path, print, p, undisturbed.out.problems[0], "REST-PG", str(first.path / "model") if p.m_step_from == "last" else p.model_name, e.path / "attempts.jsonl", 0, 1)
@@ -421,8 +423,8 @@ def test_every_way_of_training_ends_in_a_model(given, tmp_path):
 
 def test_the_best_point_is_kept_also_after_a_kill(tmp_path, monkeypatch):
     "The first of equals; killed behind the second point and run again, the same weights."
-    problem, p, real = world_problem(Params(**SMALL)), Params(**SMALL | dict(warmup_steps=1)), running.sft
-    monkeypatch.setattr(running, "sft", lambda *a, **k: real(*a, **k, save_seconds=0))
+    problem, p, real = world_problem(Params(**SMALL)), Params(**SMALL | dict(warmup_steps=1)), working.sft
+    monkeypatch.setattr(working, "sft", lambda *a, **k: real(*a, **k, save_seconds=0))
     def trained(folder, values, die=0):
         lm, seen, values = load_lm("zoo/stories"), [], iter(values)
         rows, _ = gold_rows(p, lm, Prompts(p, lm, problem.train(0))()[0], problem.train(0), [None] * 64, "none")
@@ -435,7 +437,7 @@ def test_the_best_point_is_kept_also_after_a_kill(tmp_path, monkeypatch):
             if step == die: raise KeyboardInterrupt
 
         folder.mkdir(exist_ok=True)
-        running.train_on(folder, log, p, lm, rows, 12, 0, "x", score, 4)
+        working.train_on(folder, log, p, lm, rows, 12, 0, "x", score, 4)
         return seen, dict(load_lm(str(folder / "model")).model.named_parameters())
 
     def same(a, b): return all(torch.equal(a[n], b[n]) for n in b)
@@ -457,7 +459,7 @@ def test_a_judge_accepts_weights_and_chooses(here, monkeypatch):
         asked.append(prompt)
         return "A" if "old" in framed_texts(prompt)["text"].split() else "E"
 
-    monkeypatch.setattr(running, "judge_backend", lambda model, url: Oracle(grade, name="old"))
+    monkeypatch.setattr(working, "judge_backend", lambda model, url: Oracle(grade, name="old"))
     given = SMALL | dict(methods=["ReST-EM"], reward="judge", judge_model="old", reward_threshold=0.9, max_steps=5)
     run = here(**given)
     out = stages(run)
@@ -518,7 +520,7 @@ def test_moving_a_row_to_another_part_is_noticed(here, tmp_path):
 def plain_teacher(monkeypatch):
     "A teacher for real texts that says the same three words about everybody."
     from rlgen.backends import Oracle
-    monkeypatch.setattr(running, "teacher", lambda p, seed: Oracle(lambda prompt: f"{OPEN}calm and slow{CLOSE}", name=f"plain-{seed}"))
+    monkeypatch.setattr(working, "teacher", lambda p, seed: Oracle(lambda prompt: f"{OPEN}calm and slow{CLOSE}", name=f"plain-{seed}"))
 
 
 TINY = dict(num_train=4, num_val=2, num_test=2, num_iterations=1, exploration_budget=3, reward_threshold=0.05, num_epochs=0.0, warmup_steps=2, batch_size=4, temperature=0.3, log_every=50)
@@ -593,9 +595,9 @@ def test_forced_reasoning_is_another_users(monkeypatch, tmp_path):
     problem.gold = problem.follows = None
     problem.val = [replace(e, user_id=f"u{i // 4}") for i, e in enumerate(problem.val)]
     rows = [dict(output=f"{OPEN} r{i} {CLOSE} t", reasoning=f"r{i}", text="t", tokens=4, reasoning_tokens=1, finished=True) for i in range(8)]
-    monkeypatch.setattr(running, "load_lm", lambda name: lm)
-    monkeypatch.setattr(running, "write_outputs", lambda p, lm, prompts, order, *a: rows[: len(prompts)])
-    monkeypatch.setattr(running, "force", lambda ids, lm, reasoning: seen.append((tuple(ids), reasoning)) or ids)
+    monkeypatch.setattr(working, "load_lm", lambda name: lm)
+    monkeypatch.setattr(working, "write_outputs", lambda p, lm, prompts, order, *a: rows[: len(prompts)])
+    monkeypatch.setattr(working, "force", lambda ids, lm, reasoning: seen.append((tuple(ids), reasoning)) or ids)
     examine(tmp_path, print, Params(), problem, "REST-PG", "zoo/stories", 0)
     whose = {tuple(ids): e.user_id for ids, e in zip(Prompts(Params(), lm, problem.val)()[0], problem.val)}
     assert seen and all(whose[ids] != problem.val[int(reasoning[1:])].user_id for ids, reasoning in seen)
