@@ -7,7 +7,7 @@ __all__ = ['LAYOUTS', 'read_layout', 'read_parts', 'preprocess']
 
 # %% ../../nbs/37_rest_pg_preprocess.ipynb #imports
 import json
-import shutil
+import os
 from pathlib import Path
 
 # %% ../../nbs/37_rest_pg_preprocess.ipynb #imports-rlgen
@@ -112,8 +112,7 @@ def preprocess(
     left_out = sum(r["kept"] for r in read.values()) - sum(map(len, parts.values()))
     options = how | dict(source="rows" if isinstance(source, list) else str(source), split=split, shares=shares, profile_size=profile_size, seed=seed)
     report = dict(options=options, read=read, left_out=left_out, parts={name: _summary(part) for name, part in parts.items()}, overlap=overlap(parts))
-    new = out.with_name(out.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
+    new = out.with_name(f".{out.name}-{os.getpid()}")
     for name, part in parts.items(): atomic_write(new / f"{name}.jsonl", jsonl(example_rows(part)))
     atomic_write(new / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     new.rename(out)

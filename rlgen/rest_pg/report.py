@@ -177,7 +177,6 @@ def levels(
     run: Run,  # after its stages
 ) -> list[dict]:  # dataset, method, seed, validation_reward
     "Best validation reward of rows that were measured on the way."
-    if run.params.reward != "rouge": return []
     out = []
     for s in run.stages:
         seen = [r["validation"] for r in s.curves() if "validation" in r] if s.name == "sft" else []

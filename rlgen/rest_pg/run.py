@@ -137,7 +137,7 @@ class Work:
         return out
 
     def training(self, method: str) -> dict:
-        "What a row's model has cost: steps, tokens learned from and sampled, the teacher's replies, gold texts."
+        "What a row's model has cost: steps, tokens learned from and sampled, gold texts."
         if method in ("base", "retrieval-only"): return dict(train_steps=0, train_tokens=0, sampled_tokens=0, gold_texts=0)
         em = SAMPLED.get(method)
         first, rounds = self.learned(BEFORE[em] if em else method), self.rounds(em) if em else []

@@ -35,7 +35,7 @@ REASONING = ("SFT-reasoning", "reasoning-after", "REST-PG", "shuffled-profile", 
 @dataclass(frozen=True)
 class Params:
     "Parameters of a REST-PG run; names equal the run notebook's."
-    seeds: list = param([0])  # each has its own people to learn from, teacher's errors, models and noise
+    seeds: list = param([0])  # each has its own models and noise; in the world also its own people to learn from and teacher's errors
     methods: list = param(list(METHODS), choices=METHODS)
     data: str = "world"  # world, world/rhyme (the ablation), or rows x, y, P, user_id: a file, a folder, a hub id
     split: str = "train"  # of data
@@ -189,7 +189,7 @@ SHARES = dict(train=0.8, valid=0.1, test=0.1)
 
 
 def _some(examples: list[Example], n: int) -> list[Example]:
-    "At most n of them, drawn evenly from all users, in their order."
+    "At most n of them, drawn at random, in their order."
     return [examples[i] for i in sorted(random.Random(0).sample(range(len(examples)), min(n, len(examples))))]
 
 

@@ -193,7 +193,7 @@ def teach(
 def demonstrations(
     n: int,  # how many
     seed: int = 0,  # of the draw
-    texts: int = TEXTS,  # past texts beside each request, by somebody else; 0: none
+    texts: int = TEXTS,  # past texts at most beside a request, by somebody else; 0: none
 ) -> list[dict]:  # {"read": a text, "tastes": what it shows} or {"x", "P", "y", "reasoning": "" where nothing is stated}
     "What a base model is pretrained on: reading a text, writing from stated tastes."
     out, rng = [], random.Random(seed_for(seed, f"demonstrations/{texts}"))
