@@ -200,8 +200,8 @@ def test_levels_come_from_the_curves_of_long_trainings(tmp_path):
     done = [Stage("sft", f"novels/3/sft/{m}", "", tmp_path / f, 0, {}) for m, f in (("SFT-long", "a"), ("SFT", "b"))]
     run = SimpleNamespace(params=Params(), stages=done)
     assert levels(run) == [dict(dataset="novels", seed=3, method="SFT-long", validation_reward=0.7)]
-    run.params = Params(reward="judge", judge_model="x")
-    assert levels(run) == []
+    run.params = Params(reward="judge", judge_model="x")  # then the judge has chosen
+    assert levels(run)[0]["validation_reward"] == 0.7
 
 
 def test_pictures_of_one_and_of_several_data_sets():
