@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALGOS', 'system', 'typed_params', 'do_stages', 'run_algo', 'make_results', 'stale_results', 'file_metrics',
-           'preprocess_options', 'do_preprocess', 'parser', 'judge_command', 'main']
+           'preprocess_options', 'do_preprocess', 'evaluate_options', 'do_evaluate', 'parser', 'judge_command', 'main']
 
 # %% ../nbs/90_cli.ipynb #imports
 import argparse
@@ -29,7 +29,7 @@ ALGOS = ("pargs", "rest_pg", "lapdog", "synth_rl", "genalign")
 
 def system(
     algo: str,  # pargs, rest_pg, …
-    part: str = "run",  # or another of its modules: preprocess, report
+    part: str = "run",  # or another of its modules: preprocess, report, evaluate
 ) -> ModuleType:  # rlgen.<algo>.<part>; run has Params, start and stages
     "A module of an algorithm; raises RlgenError where there is none."
     if algo not in ALGOS: raise RlgenError(f"unknown algorithm {algo!r}, {suggest(algo, ALGOS)}")
@@ -137,18 +137,19 @@ def _shown(folder: Path) -> None:
 # %% ../nbs/90_cli.ipynb #make-results
 def make_results(
     algo: str,  # pargs, rest_pg, …
-    given: dict,  # parameters, not yet checked; seeds default to three
+    given: dict,  # parameters, not yet checked; seeds default to three, methods to all rows
 ) -> Path:  # the folder
     "The committed run, results/<algo>/<params_name>; the default one also renews README's generated block."
-    given = dict(seeds=[0, 1, 2]) | given
-    check_params(system(algo).Params, given)  # before anything is taken away
+    module = system(algo)
+    given = dict(seeds=[0, 1, 2]) | (dict(methods=list(module.METHODS)) if hasattr(module, "METHODS") else {}) | given
+    check_params(module.Params, given)  # before anything is taken away
     folder = settings().results_dir / algo / given.get("params_name", "default")
     for old in folder.glob("*"):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     run_algo(algo, given | dict(out_dir=_from_root(folder)))
     for model in list(folder.rglob("stage.txt")): shutil.rmtree(model.parent)  # trained models: large, and made again by the same command
     shutil.rmtree(folder / "models", ignore_errors=True)
-    for texts in folder.glob("generation_*.jsonl"): texts.unlink()  # so are all texts
+    for texts in [*folder.glob("generation_*.jsonl"), *folder.glob("predictions_*.jsonl")]: texts.unlink()  # so are all texts
     if folder.name == "default": _readme_block(algo, json.loads((folder / "metrics.json").read_text()))
     return folder
 
@@ -243,20 +244,55 @@ def do_preprocess(
     if "source" in takes: return work(given.pop("source"), *outs, **given)
     return work(check_params(system(args.algo).Params, typed_params(args)), *outs, **given)
 
+# %% ../nbs/90_cli.ipynb #evaluate-options
+_EVALUATE = dict(
+    checkpoint=dict(metavar="FOLDER", help="what was trained: a row's folder of a run, one of its steps, or a model's folder or hub id"),
+    data=dict(metavar="FILE", help="what is asked: a file, a folder or a hub id"),
+    split=dict(help="which part of data, where it has several"),
+    passages=dict(metavar="FILE", help="lapdog: the stories that may be read"),
+    documents=dict(help="lapdog: which of them are: dense, bm25, random, oracle, none"),
+    retriever=dict(metavar="FOLDER", help="lapdog: an encoder to find them with, instead of the checkpoint's"),
+    out=dict(metavar="FILE", help="a JSONL file that doesn't exist yet, for predictions and their scores"),
+)
+
+
+def evaluate_options(
+    s: argparse.ArgumentParser,  # of the command
+) -> None:
+    "What `rlgen evaluate` understands beside parameters; options that weren't typed are None."
+    for name, how in _EVALUATE.items(): s.add_argument(_flag(name), **how)
+
+# %% ../nbs/90_cli.ipynb #do-evaluate
+def do_evaluate(
+    args: argparse.Namespace,  # algo, p, f, y, and what evaluate_options added
+) -> dict:  # table (rows of metrics.summarise), more {name: number}, files; raises RlgenError for what is missing, or isn't taken
+    "Score a system's checkpoint and print how it did."
+    work = system(args.algo, "evaluate").evaluate
+    takes = inspect.signature(work).parameters
+    given = {k: v for k in _EVALUATE if (v := getattr(args, k)) is not None}
+    if alien := [_flag(k) for k in given if k not in takes]: raise RlgenError(f"evaluate {args.algo} doesn't take {', '.join(alien)}; see rlgen evaluate -h")
+    if lost := [_flag(k) for k in _EVALUATE if k in takes and takes[k].default is inspect.Parameter.empty and k not in given]: raise RlgenError(f"evaluate {args.algo}: expected {', '.join(lost)}; see rlgen evaluate -h")
+    found = work(**given, given=typed_params(args))
+    number = lambda v: "" if v is None else f"{v:,.4f}" if isinstance(v, float) else str(v)
+    rows = [["", "mean", "low", "high", "n"], *([r["metric"], *(number(r[k]) for k in ("mean", "low", "high", "n"))] for r in found["table"]), *([k, number(v), "", "", ""] for k, v in found["more"].items())]
+    wide = max(len(r[0]) for r in rows)
+    print("\n".join((r[0].ljust(wide) + "".join(c.rjust(9) for c in r[1:])).rstrip() for r in rows), *(_short(Path(f)) for f in found["files"]), sep="\n")
+    return found
+
 # %% ../nbs/90_cli.ipynb #parser
 def parser() -> argparse.ArgumentParser:
     "The command line's grammar."
     top = argparse.ArgumentParser("rlgen", description="Reinforcement learning of text generation: run, resume and read experiments.")
     sub = top.add_subparsers(dest="command", required=True)
     for name, told in (("run", "execute an algorithm's run notebook, resumable"), ("stages", "the same work without the notebook (also under torchrun)"), ("results", "the committed results"),
-                       ("preprocess", "write a system's data from parameters, or from somebody's file")):
+                       ("preprocess", "write a system's data from parameters, or from somebody's file"), ("evaluate", "score a checkpoint on any file")):
         s = sub.add_parser(name, help=told)
         s.add_argument("algo", nargs="?" if name == "results" else None, default="pargs", help=", ".join(ALGOS))
         s.add_argument("-p", nargs=2, action="append", metavar=("NAME", "VALUE"), help="one parameter")
         s.add_argument("-f", action="append", metavar="FILE", help="a preset, params/<algo>/….yaml; several are stacked")
         s.add_argument("-y", action="append", metavar="YAML", help="parameters as YAML, 'seeds: [0, 1]'")
         if name == "results": s.add_argument("--check", action="store_true", help="only list which committed results are older than the code")
-        if name == "preprocess": preprocess_options(s)
+        if name in ("preprocess", "evaluate"): dict(preprocess=preprocess_options, evaluate=evaluate_options)[name](s)
     sub.add_parser("metrics", help="score a JSONL of predictions against references, or make a finished run's table again").add_argument("file")
     j = sub.add_parser("judge", help="compare two JSONL files of texts by a judge, each pair in both orders")
     j.add_argument("a", metavar="A.jsonl", help="rows with prompt and completion (or prediction); generation_<method>.jsonl of a run")
@@ -307,6 +343,7 @@ def _dispatch(args: argparse.Namespace) -> None:
     elif args.command == "metrics": print(json.dumps(file_metrics(args.file), indent=1))
     elif args.command == "judge": judge_command(args)
     elif args.command == "preprocess": print(json.dumps(do_preprocess(args), indent=1, ensure_ascii=False))
+    elif args.command == "evaluate": do_evaluate(args)
     elif args.command == "results" and args.check: print("\n".join(stale_results()))
     elif args.command == "results": make_results(args.algo, typed_params(args))
     elif args.command == "run": run_algo(args.algo, typed_params(args))
