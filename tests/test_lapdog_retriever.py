@@ -173,7 +173,7 @@ def test_staleness_grows_and_refresh_ends_it():
         fresh, kept = (document_logits(retriever, library, TALKS[:1], s)[0] for s in (sampled, None))
         found.append(staleness(fresh, kept))
     assert abs(found[0]) < 1e-9 and found[0] < found[1] < found[2]
-    assert library.refresh(retriever, batch_size=3) == 14
+    assert library.refresh(retriever) == 14
     fresh, kept = (document_logits(retriever, library, TALKS[:1], s)[0] for s in (sampled, None))
     assert abs(staleness(fresh, kept)) < 1e-9
 
@@ -188,7 +188,7 @@ def test_refresh_shows_progress_where_it_is_asked_to(capsys, monkeypatch):
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     seen = []
     monkeypatch.setattr(Encoder, "embed", lambda self, texts, batch_size, label="": (seen.append((len(texts), batch_size, label)), np.zeros((len(texts), self.width), np.float32))[1])
-    Library(STORIES).refresh(small(), 512, "stories")
+    Library(STORIES).refresh(small(), "stories")
     assert seen == [(14, 512, "stories")]
 
 

@@ -103,7 +103,6 @@ def experience(
     reward: Reward,  # of replies; anything with its `parts`
     recipe: Recipe,  # how many draws and replies
     seed: int,  # of this step's stories and replies
-    batch_size: int = 0,  # replies written at the same time; 0: all
     cost: Cost | None = None,  # is added to
 ) -> tuple[list[Group], dict]:  # B groups; means over replies: the reward and its parts, length (tokens), finished, and entropy, different_replies
     "Draw stories, read each once, write replies, score them."
@@ -115,7 +114,7 @@ def experience(
     encoded = encode_pairs(reader, [p for row in pairs for p in row], cost=cost)
     lists = [list(range(a, a + n)) for a in range(0, len(dialogues) * k * n, n) for _ in range(g)]
     choose = sampler([seed_for(seed, "replies", i) for i in range(len(lists))], recipe.temperature)
-    rollouts = generate(reader, lists, choose, recipe.max_new_tokens, batch_size or len(lists), cost, begin=begin(encoded, prefix_ids(reader, recipe.templates)))
+    rollouts = generate(reader, lists, choose, recipe.max_new_tokens, math.ceil(len(lists) / rank_world()[1]), cost, begin=begin(encoded, prefix_ids(reader, recipe.templates)))
     parts = reward.parts([r.text(reader.tokenizer) for r in rollouts], [d for d in dialogues for _ in range(k * g)])
     for r, p in zip(rollouts, parts): r.reward = p["reward"]
     rewards = torch.tensor([p["reward"] for p in parts], device=logits.device).view(len(dialogues), k, g)
@@ -134,7 +133,8 @@ def _flat(groups: list[Group]) -> tuple[list, list, list]:
     return pairs, lists, [r.completion_ids for x in groups for r in x.rollouts]
 
 
-def _log_chances(lm: LM, groups: list[Group], recipe: Recipe):
+def _log_chances(lm: LM, groups: list[Group], recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
+    "Log-probabilities of all replies of some groups, and their mask, (replies, T) each."
     pairs, lists, completions = _flat(groups)
     return reply_logprobs(lm, pairs, lists, completions, prefix_ids(lm, recipe.templates), recipe.temperature)
 
@@ -279,7 +279,6 @@ def joint_grpo(
     max_grad_norm: float = 1.0,  # of each model; longer gradients are cut to this length
     refresh_every: int = 0,  # steps between readings of all stories; 0: by staleness alone
     refresh_above: float = 0.05,  # nats of staleness above which they are read; math.inf: never
-    embed_batch: int = 512,  # stories in a forward pass of such a reading
     seed: int = 0,  # of dialogues, stories and replies
     evaluate: Callable[[int], dict] | None = None,  # evaluate(step) -> held-out numbers for the log
     eval_every: int = 0,  # steps between them; 0: at the end only
@@ -290,7 +289,7 @@ def joint_grpo(
     label: str = "joint-grpo",  # of the progress bar
 ) -> dict:  # lm_tokens, lm_forwards of writing, replies, refreshes; raises RlgenError for what can't be trained
     "Retriever and reader trained by one reward (either may stay as it is); goes on from the checkpoint in `folder`."
-    if retriever_delay >= steps: raise RlgenError(f"{label}: retriever_delay = {retriever_delay}: the training ends after {steps} steps, so the retriever would never learn; lower it")
+    if recipe.train_retriever and retriever_delay >= steps: raise RlgenError(f"{label}: retriever_delay = {retriever_delay}: the training ends after {steps} steps, so the retriever would never learn; lower it")
     if not dialogues: raise RlgenError(f"{label}: no dialogues to learn from; give at least one")
     if reference is not None and reference.model is reader.model: raise RlgenError(f"{label}: the reference is the model that is trained, so the distance to it would always be 0; load it a second time")
     from accelerate import Accelerator
@@ -301,17 +300,17 @@ def joint_grpo(
     each = {name: torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], betas=(0.9, 0.98), weight_decay=0.0) for name, (m, on) in trained.items() if on}
     checkpoint, saved, running = Checkpoint(folder, learner, Optimizers(*each.values())), time.monotonic(), []
     start = checkpoint.load()
-    learner.again(lambda: library.refresh(retriever, embed_batch, f"{label}: stories"))
+    learner.again(lambda: library.refresh(retriever, f"{label}: stories"))
     bar = tqdm(range(start, steps), initial=start, total=steps, desc=label, disable=rank_world()[0] > 0, leave=False)
     for step in bar:
         batch, teaches = [dialogues[i] for i in batch_rows(len(dialogues), batch_size, step, seed)], recipe.train_retriever and step >= retriever_delay
-        lrs = dict(lr=lr * rate(step, steps, warmup), retriever_lr=retriever_lr * rate(step - retriever_delay, steps - retriever_delay, warmup) * teaches)
+        lrs = dict(lr=lr * rate(step, steps, warmup), retriever_lr=retriever_lr * rate(step - retriever_delay, steps - retriever_delay, warmup) if teaches else 0.0)
         groups, told = experience(reader, retriever, library, batch, reward, recipe, seed_for(seed, "joint", step), cost=learner.spent)
         for name, o in each.items(): o.param_groups[0]["lr"] = lrs[name]
         if recipe.train_reader: told |= _teach_reader(reader, reference, groups, recipe, each["lr"], max_grad_norm, micro, acc)
         if teaches: told |= _teach_retriever(retriever, library, groups, recipe, each["retriever_lr"], max_grad_norm, micro, acc)
         if teaches and retriever.side == "both" and (told["staleness"] > refresh_above or (refresh_every and (step + 1) % refresh_every == 0)):
-            library.refresh(retriever, embed_batch); learner.remember()
+            library.refresh(retriever); learner.remember()
         running.append(told); due = evaluate and (step + 1 == steps or (eval_every and (step + 1) % eval_every == 0))
         if (step + 1) % log_every and step + 1 < steps and not due: continue
         mean = {k: fmean(r[k] for r in running if k in r) for k in told}

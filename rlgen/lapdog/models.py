@@ -47,9 +47,7 @@ def library_of(
     stories: Sequence[Story],  # of a part
 ) -> Library:
     "Stories on their shelves."
-    library = Library(stories, p.index)
-    library.refresh = lambda retriever, batch_size=p.per_gpu_embedder_batch_size, label="": Library.refresh(library, retriever, batch_size, label)
-    return library
+    return Library(stories, p.index, embed_batch=p.per_gpu_embedder_batch_size)
 
 # %% ../../nbs/46a_lapdog_models.ipynb #find
 def find_stories(
@@ -211,7 +209,7 @@ def learn_jointly(
     models = dict(reader=lm) | (dict(retriever=found.encoder) if recipe.train_retriever else {})
     evaluate, every = keeper(folder, p, steps, models, partial(look, p, problem, held, lm, found), choose=recipe.train_reader)
     reference = load_lm(reader) if recipe.train_reader and recipe.kl_coef else None
-    spent = joint_grpo(lm, found, library, dialogues, reward_of(p), recipe, reference=reference, **_together(p, steps), lr=p.lr, retriever_lr=p.retriever_lr, retriever_delay=p.retriever_delay if recipe.train_retriever else 0, embed_batch=p.per_gpu_embedder_batch_size, seed=order,
+    spent = joint_grpo(lm, found, library, dialogues, reward_of(p), recipe, reference=reference, **_together(p, steps), lr=p.lr, retriever_lr=p.retriever_lr, retriever_delay=p.retriever_delay, seed=order,
                        evaluate=evaluate, eval_every=every, folder=folder, log=log, label=method)
     return dict(steps=steps, dialogues=steps * p.batch, replies=spent["replies"], sampled_tokens=spent["lm_tokens"], refreshes=spent["refreshes"])
 

@@ -39,7 +39,7 @@ def score_rows(
 
 # %% ../../nbs/48_lapdog_report.ipynb #tables
 FIRST = "joint-grpo"
-RIVALS = ("stage1", "generator-grpo", "retriever-grpo", "metric-kl", "perplexity-distillation", "reinforce", "joint-grpo-std", "closed-book", "constant-reply")
+RIVALS = ("stage1", "base", "generator-grpo", "retriever-grpo", "metric-kl", "perplexity-distillation", "reinforce", "joint-grpo-std", "closed-book", "constant-reply")
 COMPARED = METRICS[:4]
 
 

@@ -105,11 +105,12 @@ class Library:
         kind: str = "flat",  # of the index of a large corpus: flat, ivf or hnsw
         breadth: int = 0,  # as for `rlgen.retrieval.assemble`
         large: int = 20_000,  # corpora of more stories are searched by FAISS
+        embed_batch: int = 512,  # stories in a forward pass of a refresh
     ):
         if not stories: raise RlgenError("no stories; expected at least one")
         if kind not in KINDS: raise RlgenError(f"kind = {kind!r}, {suggest(kind, KINDS)}")
         self.stories, self.texts, self.device = list(stories), [story_text(s) for s in stories], compute_device()
-        self.kind, self.breadth, self.large = kind, breadth, large
+        self.kind, self.breadth, self.large, self.embed_batch = kind, breadth, large, embed_batch
         self.place, found = {s.id: i for i, s in enumerate(stories)}, defaultdict(list)
         for i, s in enumerate(stories): found[s.corpus].append(i)
         self.rows = {c: torch.tensor(at, device=self.device) for c, at in found.items()}  # of each corpus its stories' positions
@@ -132,12 +133,11 @@ class Library:
     def refresh(
         self,
         retriever: Retriever,  # its story side reads
-        batch_size: int = 512,  # stories in a forward pass
         label: str = "",  # of the progress bar; empty: none
     ) -> int:  # stories read; 0 where a frozen encoder has read them before
         "Make all stories' vectors anew."
         if retriever.side == "query" and self.made_by is retriever.passages: return 0
-        vectors = torch.from_numpy(retriever.passages.embed(self.texts, batch_size, label)).to(self.device)
+        vectors = torch.from_numpy(retriever.passages.embed(self.texts, self.embed_batch, label)).to(self.device)
         if not vectors.isfinite().all(): raise RlgenError("a story's vector holds NaN or infinity; has the retriever's training run away? lower its learning rate")
         self.vectors = vectors
         self.made_by, self._made = retriever.passages, {k: v for k, v in self._made.items() if k[0] == "words"}

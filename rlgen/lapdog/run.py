@@ -64,7 +64,7 @@ def beginning(
 READING = "query_template story_template reply_prefix n_context text_maxlength generation_max_length retriever_query retriever_side retriever_temperature index"
 IMITATING = "sft_steps sft_lr sft_batch sft_warmup_steps weight_decay autocast use_gradient_checkpoint_reader per_gpu_batch_size max_grad_norm shuffle log_every"
 LEARNING = "per_gpu_batch_size accumulation_steps warmup_steps max_grad_norm refresh_index refresh_staleness eval_freq eval_size save_freq shuffle log_every gold_score_mode metric_scale_factors generation_length_penalty target_length_ratio generation_batch_size"
-TEACHING = f"{LEARNING} feedback_steps feedback_lr feedback_train_reader feedback_reader_lr candidates candidate_replace"
+TEACHING = f"{LEARNING} feedback_steps feedback_lr feedback_train_reader feedback_reader_lr candidates candidate_replace feedback_flat"
 JOINING = f"{LEARNING} total_steps lr retriever_lr retriever_delay reward_total"
 
 

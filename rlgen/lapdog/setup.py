@@ -21,7 +21,7 @@ from ..data import rows_digest
 from ..grpo import ADVANTAGES, KL_TERMS, LOSS_TYPES
 from .data import Dialogue, Story, as_rows, check_gold, load_dialogues, load_stories, overlap, split_personas
 from .documents import MAX_SET
-from .feedback import Teaching
+from .feedback import FLATS, Teaching
 from .joint import Recipe
 from .reader import PUBLISHED, Templates
 from .retriever import QUERIES, SIDES
@@ -89,6 +89,7 @@ class Params:
     feedback_reader_lr: float = param(1e-4, low=0)
     candidates: int = param(12, low=2)  # stories that the reader judges for a dialogue
     candidate_replace: float = param(0.5, low=0, high=1)  # chance of each to give way to a random story
+    feedback_flat: str = param("skip", choices=FLATS)  # candidates that are all as good: skip, or pull their scores together, as published
     metric_temperature: float = param(0.85, low=1e-6)  # of metric feedback
     perplexity_temperature: float = param(0.1, low=1e-6)  # of perplexity feedback
     gold_score_mode: str = param("f1rougebleudist", choices=tuple(MODES))  # which metrics are the reward and the feedback
@@ -175,7 +176,7 @@ def teaching_of(
 ) -> dict:  # what `train_retriever` takes beside its loop's options; raises RlgenError for what can't be
     "How a reader teaches the retriever in a row."
     kind = FEEDBACK[method]
-    told = dict(feedback=kind, reward=reward_of(p, "sum"), candidates=p.candidates, replace=p.candidate_replace, gold_temperature=p.metric_temperature if kind == "metric" else p.perplexity_temperature,
+    told = dict(feedback=kind, reward=reward_of(p, "sum"), candidates=p.candidates, replace=p.candidate_replace, flat=p.feedback_flat, gold_temperature=p.metric_temperature if kind == "metric" else p.perplexity_temperature,
                 train_reader=p.feedback_train_reader, max_new_tokens=p.generation_max_length, max_length=p.text_maxlength, templates=p.templates)
     Teaching(**told)  # complains
     return told
@@ -201,7 +202,7 @@ def _check_data(p: Params) -> None:
 def _check_steps(p: Params) -> None:
     "Raise RlgenError for a warm-up that is as long as its training."
     imitates = [m for m in p.methods if m in ROWS and ROWS[m][0] != "none" and (m == "closed-book" or not p.model_path)]
-    taught = [("sft_warmup_steps", "sft_steps", imitates), ("warmup_steps", "feedback_steps", set(p.methods) & set(FEEDBACK)), ("warmup_steps", "total_steps", set(p.methods) & set(RL)), ("retriever_delay", "total_steps", set(p.methods) & set(RL))]
+    taught = [("sft_warmup_steps", "sft_steps", imitates), ("warmup_steps", "feedback_steps", set(p.methods) & set(FEEDBACK)), ("warmup_steps", "total_steps", set(p.methods) & set(RL)), ("retriever_delay", "total_steps", [m for m in p.methods if m in RL and recipe_of(p, m).train_retriever])]
     for warmup, steps, asked in taught:
         if asked and getattr(p, warmup) >= getattr(p, steps): raise RlgenError(f"{warmup} = {getattr(p, warmup)}: the training ends after {steps} = {getattr(p, steps)}, so it would be over before it began; lower the first or raise the second")
 
