@@ -114,7 +114,7 @@ class Params:
     per_gpu_batch_size: int = param(16, low=1)  # dialogues in one forward pass of stages 1b and 2
     accumulation_steps: int = param(1, low=1)  # such passes in a step
     lr: float = param(1e-3, low=0)  # of the reader in stage 2
-    retriever_lr: float = param(1e-2, low=0)  # of the retriever in stage 2
+    retriever_lr: float = param(5e-3, low=0)  # of the retriever in stage 2
     warmup_steps: int = param(15, low=0)  # of stages 1b and 2
     retriever_delay: int = param(30, low=0)  # steps of stage 2 before the retriever learns; until then a reader that evades would teach it noise
     total_steps: int = param(340, low=1)  # of stage 2
