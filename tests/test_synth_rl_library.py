@@ -339,7 +339,7 @@ def test_killed_for_real(tmp_path):
     "A process killed at many moments: each further build ends well, with the same files."
     source, script = write(tmp_path / "a.jsonl", babble(6000, 7, 400)), "import sys; from rlgen.synth_rl.library import build_library; print('go', flush=True); build_library(*sys.argv[1:], chunk=500)"
     build_library(source, tmp_path / "whole", chunk=500)
-    for wait in (0.02, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3):
+    for wait in (0.05, 0.2, 0.4, 0.8, 1.3):
         run = subprocess.Popen([sys.executable, "-c", script, str(source), str(tmp_path / "lib")], stdout=subprocess.PIPE)
         run.stdout.readline()
         try: run.wait(wait)
@@ -440,14 +440,14 @@ def test_vectors_belong_to_passages_and_encoder(tmp_path):
 def test_embedding_goes_on_where_it_was_killed(tmp_path):
     class Dying(Toy):
         def embed(self, texts, *_):
-            if len(self.read) >= 8192: raise Killed
+            if len(self.read) >= 4096: raise Killed
             return super().embed(texts)
 
-    rows, first, second = babble(10_000, 11), Dying(), Toy()
+    rows, first, second = babble(5000, 11), Dying(), Toy()
     with pytest.raises(Killed): build_library(rows, tmp_path, encoder=first)
     assert "no finished library" in line_of(load_library, tmp_path)
     lib = build_library(rows, tmp_path, encoder=second)
-    assert len(first.read) == 8192 and second.read == [r["text"] for r in rows[8192:]] and len(lib.dense) == 10_000
+    assert len(first.read) == 4096 and second.read == [r["text"] for r in rows[4096:]] and len(lib.dense) == 5000
 
 
 def test_with_a_real_architecture(tmp_path, folders):

@@ -54,12 +54,12 @@ def test_importing_it_loads_no_torch():
 def test_paths_by_hand(start, moves, path):
     task = Task(start, moves)
     assert task.path == path and task.answer == str(path[-1]) and task.level == len(moves)
-    assert task.worked == " ".join(map(str, path)) + f" . answer {path[-1]}"
+    assert task.worked == " ".join(f"{nth} {square}" for nth, square in zip(world.ORDINALS, path, strict=False)) + f" . answer {path[-1]}"
 
 
 def test_a_question_reads_as_english_and_is_one_token_a_word():
-    assert ONE.input == "the pawn stands on 4 . moves : leap stride-back hop . where is it ?"
-    assert all(len(t.input.split()) == 13 + t.level and "  " not in t.input for t in world.make_tasks("train", 300))
+    assert ONE.input == "the red pawn stands on 4 . first leap , second stride-back , third hop . where is it ?"
+    assert all(len(t.input.split()) == 11 + 3 * t.level and "  " not in t.input for t in world.make_tasks("train", 300))
 
 
 def test_paths_by_walking():
@@ -81,7 +81,7 @@ def test_questions_read_back_exactly():
 @pytest.mark.parametrize("text", [
     "", "where is it ?", ONE.input + " ", " " + ONE.input, ONE.input + "\n", ONE.input.upper(), ONE.input.replace("on 4", "on 10"), ONE.input.replace("on 4", "on four"),
     ONE.input.replace(" hop", " , hop"), ONE.input.replace("hop", "jump"), ONE.input.replace("hop", "a hop"), ONE.input.replace("-back", "-back-back"), ONE.input.replace("-back", " back"), ONE.input.replace("4", "٤"),
-    ONE.input.replace("leap stride-back hop", ""), ONE.input.replace(".", ""), Task(1, ("hop",) * 8).input, f"{ONE.input} {ONE.input}", ONE.input.replace(" hop", "  hop"), ONE.input.replace("hop", "HOP"),
+    ONE.input.replace("first leap , second stride-back , third hop", ""), ONE.input.replace("second", "third"), ONE.input.replace("red", "pink"), ONE.input.replace(".", ""), Task(1, ("hop",) * 8).input, f"{ONE.input} {ONE.input}", ONE.input.replace(" hop", "  hop"), ONE.input.replace("hop", "HOP"),
 ])  # fmt: skip
 def test_anything_else_is_no_question(text): assert world.read_question(text) is None
 
@@ -95,11 +95,11 @@ def test_splits_share_no_question_whatever_seed_and_levels():
 
 
 def test_every_question_belongs_to_one_split():
-    "All 160 questions of level 1, asked of every split."
+    "All 1,280 questions of level 1, asked of every split."
     found = {s: {t.input for t in world.make_tasks(s, n, levels=(1,))} for s, n in (("train", 60), ("valid", 20), ("test", 20))}
-    every = {Task(i, (m + b,)).input for i in range(10) for m in MOVES for b in ("", "-back")}
+    every = {Task(i, (m + b,), pawn).input for i in range(10) for m in MOVES for b in ("", "-back") for pawn in world.PAWNS}
     parts = Counter(world._split_of(x) for x in every)
-    assert len(every) == 160 == sum(parts.values()) and abs(parts["train"] - 80) < 20 and set().union(*found.values()) <= every
+    assert len(every) == 1280 == sum(parts.values()) and abs(parts["train"] - 640) < 80 and set().union(*found.values()) <= every
 
 
 def test_a_draw_repeats_nothing_and_begins_with_the_shorter_one():
@@ -108,21 +108,21 @@ def test_a_draw_repeats_nothing_and_begins_with_the_shorter_one():
 
 
 def test_draws_are_the_same_in_every_process():
-    first = "the pawn stands on 5 . moves : vault . where is it ?"
+    first = "the yellow pawn stands on 9 . first slide-back . where is it ?"
     assert world.make_tasks("test", 3)[2].input == first
 
 
 def test_levels_are_equally_probable_until_one_is_used_up():
     counts = Counter(t.level for t in world.make_tasks("train", 1000, 6, (3, 4, 5, 6)))
     assert set(counts) == {3, 4, 5, 6} and all(abs(n - 250) < 60 for n in counts.values())
-    few = Counter(t.level for t in world.make_tasks("test", 600, 6))
-    assert few[1] < 50 and sum(few.values()) == 600
+    few = Counter(t.level for t in world.make_tasks("test", 1500, 6, (1, 2)))
+    assert few[1] < 400 and sum(few.values()) == 1500
 
 
 def test_bad_draws_get_one_line():
     with pytest.raises(RlgenError, match="did you mean 'valid'") as e: world.make_tasks("validation", 3)
     assert "\n" not in str(e.value)
-    with pytest.raises(RlgenError, match="ask for fewer") as e: world.make_tasks("test", 200, levels=(1,))
+    with pytest.raises(RlgenError, match="ask for fewer") as e: world.make_tasks("test", 2000, levels=(1,))
     assert "\n" not in str(e.value)
 
 
@@ -163,7 +163,7 @@ def test_the_library_states_each_size_rightly_in_several_ways(library):
 def test_each_way_of_stating_a_size_is_read_again():
     for statement in world._STATEMENTS:
         for move, n in MOVES.items():
-            text = statement.format(move=move, number=world._NUMBERS[n - 1], ordinal=world._ORDINALS[n - 1], squares="square" if n == 1 else "squares")
+            text = statement.format(move=move, number=world._NUMBERS[n - 1], ordinal=world.ORDINALS[n - 1], squares="square" if n == 1 else "squares")
             assert world.stated_sizes(f"It rained. {text} Nobody minded.") == world.stated_sizes(text.lower()) == {move: n}, text
 
 
@@ -252,7 +252,7 @@ def test_harder_samples_bring_no_move_the_teacher_was_not_shown():
 def test_answers_are_right_where_all_is_known_and_nothing_slips():
     for t in world.make_tasks("valid", 60, 2):
         text, = ask(ANSWER, 1, facts=tuple(MOVES), question=t.input)
-        assert re.fullmatch(rf"{' '.join(map(str, t.path))} \.\n<answer>{t.answer}</answer>", text)
+        assert text == f"{t.worked.rpartition(' answer ')[0]}\n<answer>{t.answer}</answer>"
     for job in (NEW, HARDER, EASIER):
         for r in ask(job, 100, facts=tuple(MOVES), sample=f"Input: {ONE.input}\nOutput: 9", first="spread"): assert sample(r)[1] == sample(r)[0].answer
 
@@ -265,7 +265,7 @@ def test_slips_come_once_a_move_with_the_stated_probability_and_are_carried_on(e
     task = Task(0, ("hop", "dash", "skip-back", "leap"))
     steps = Counter()
     for r in ask(ANSWER, 3000, error=error, question=task.input):
-        path = [int(x) for x in r.split(" .\n")[0].split()]
+        path = [int(x) for x in r.split(" .\n")[0].split()[1::2]]
         assert r.endswith(f"<answer>{path[-1]}</answer>")
         for i, (a, b) in enumerate(zip([0, *path], path, strict=False)): steps[i, (b - a - squares(task.moves[i]) + 1) % 10 - 1] += 1
     assert {s for _, s in steps} == {-1, 0, 1}
