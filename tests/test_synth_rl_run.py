@@ -133,7 +133,7 @@ def test_the_world_is_split():
     parts = [{e.input for e in rows} for rows in (q.rows(0), q.val, q.test)]
     assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
     assert {e.input for e in q.rows(0)} != {e.input for e in q.rows(1)} and len(q.demos(0)) == 4 and not {e.id for e in q.demos(0)} & {e.id for e in q.human(0)}
-    assert all(q.gold(e.input) == e.output and q.level(e.input) == e.input.split(" . ")[1].count(" ") - 1 for e in q.test)
+    assert all(q.gold(e.input) == e.output and q.level(e.input) == e.input.count(",") + 1 for e in q.test)
     assert rewards_of(Params(), q.task)(["x"] * 2, [f"1 2 . answer {q.test[0].output}", q.test[0].input], output=[q.test[0].output] * 2) == [1.0, 0.0]
 
 
