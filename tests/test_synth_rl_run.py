@@ -1,10 +1,12 @@
 "The run of Synthetic-Data-RL: parameters that don't fit, stages that are found again, and what every row learned from."
 import json
+import random
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from test_chat import Stub
 
 from rlgen.core import RlgenError, read_jsonl, settings
 from rlgen.lm import build_lm, load_lm, save_lm, word_tokenizer
@@ -12,10 +14,12 @@ from rlgen.record import check_params, read_params
 from rlgen.sampling import Cost
 from rlgen.synth_rl import models
 from rlgen.synth_rl.answers import correct
-from rlgen.synth_rl.models import answers_of, choose, read_pool
+from rlgen.synth_rl.models import answers_of, choose, imitated, read_pool
 from rlgen.synth_rl.report import COSTS, cost_table, curve_rows, curves_figure, levels_table, main_table, pool_rows, pool_table, rates_figure, read_tables, report
 from rlgen.synth_rl.run import apart, stages
 from rlgen.synth_rl.setup import MAIN, METHODS, RL, ROWS, TRAINED, WRITTEN, Params, load_problem, rewards_of, start, teacher_of
+from rlgen.synth_rl.tasks import reply_text
+from rlgen.synth_rl.train import sft_rows
 from rlgen.train import sft
 from rlgen.worlds import synth_rl as world
 
@@ -101,7 +105,7 @@ def test_unknown_values_name_their_neighbours():
 
 
 def test_rows_are_named_after_what_they_do():
-    assert set(MAIN) < set(METHODS) and len(METHODS) == 14 and ROWS["full"] == ("adapted", "rl", "paper") and set(TRAINED) - set(RL) == {"sft"}
+    assert set(MAIN) < set(METHODS) and len(METHODS) == 16 and ROWS["full"] == ("adapted", "rl", "paper") and set(TRAINED) - set(RL) == {"sft", "sft-own", "sft-worked"}
     assert not {"base", "few-shot", "gold-same", "gold-all"} & set(WRITTEN)
     assert {m.removeprefix("select-") for m in METHODS if m.startswith("select-")} == {"never_solved_first", "band", "p(1-p)", "chance_corrected"}
 
@@ -188,6 +192,26 @@ def test_rows_learned_from_what_the_table_says(done):
     assert not demos & {r["input"] for rows in out.chosen.values() for r in rows} and not {e.input for e in out.problem.test} & {s["input"] for s in pool["samples"]}
 
 
+def test_three_ways_to_imitate(done):
+    p, task, rates = done.run.params, done.out.problem.task, stage_of(done, "rates/voted").path
+    samples, solved, known = read_pool(stage_of(done, "pool/voted").path, "S_synth"), read_jsonl(rates / "solved.jsonl"), read_jsonl(rates / "rates.jsonl")
+    assert [r["id"] for r in solved] == [r["id"] for r in known] and all(bool(s["replies"]) == bool(r["passed"]) and len(set(s["replies"])) == len(s["replies"]) <= r["passed"] for s, r in zip(solved, known))
+    chosen = choose(p, done.out.problem, "sft", 0, samples, known)
+    (plain, none), (worked, nothing), (own, texts) = (imitated(m, chosen, solved) for m in ("sft", "sft-worked", "sft-own"))
+    assert none is nothing is None and [reply_text(task, s) for s in plain] == [f"answer {s.output}" for s in chosen]
+    assert all(reply_text(task, s).startswith("first ") and correct(task, reply_text(task, s), s.output) for s in worked)
+    assert own and all(correct(task, t, s.output) for s, t in zip(own, texts)) and {s.id for s in own} <= {s.id for s in chosen}
+    lm = load_lm(p.base_model_path)
+    assert [lm.tokenizer.decode(r[1], skip_special_tokens=True) for r in sft_rows(lm, task, own, texts)[0]] == texts
+
+
+def test_nothing_of_ones_own_is_one_line(done, tmp_path, monkeypatch):
+    pool, rates = (stage_of(done, n).path for n in ("pool/voted", "rates/voted"))
+    (tmp_path / "rates.jsonl").write_text((rates / "rates.jsonl").read_text())
+    (tmp_path / "solved.jsonl").write_text("".join(json.dumps(r | dict(replies=[])) + "\n" for r in read_jsonl(rates / "solved.jsonl")))
+    assert "nothing to imitate" in line_of(models.learn, tmp_path, print, done.run.params, done.out.problem, "sft-own", 0, str(pool), str(tmp_path))
+
+
 def test_without_votes_labels_are_the_writers(done):
     unvoted = [r for (m, _), rows in done.out.chosen.items() if m == "no-vote" for r in rows]
     assert all(r["output"] == r["single"] and "agreement" not in r for r in unvoted)
@@ -261,6 +285,8 @@ def test_tables_and_pictures(done):
     assert list(main_table(done.found).index) == list(METHODS) and list(cost_table(done.found["cost"]).columns) == list(COSTS.values()) and list(pool_table(rows).index) == ["initial", "adapted"]
     curves = curve_rows(done.run)
     assert {r["method"] for r in curves} == set(TRAINED) and all("zero_variance" in r for r in curves if r["method"] in RL)
+    with_flat = cost_table(done.found["cost"], curves)
+    assert {m for m in METHODS if with_flat.loc[m, "flat groups"]} == set(RL) and all(0 <= float(with_flat.loc[m, "flat groups"]) <= 1 for m in RL)
     assert len(rates_figure(done.out).axes) == 3 and len(curves_figure(curves).axes) == 3 and set(levels_table(done.out).index) == set(METHODS)
     assert curves_figure([]) is None and rates_figure(SimpleNamespace(pools={}, chosen={})) is None
 
@@ -299,3 +325,53 @@ def test_cost_is_counted(done, base):
     cost = Cost()
     answers_of(done.run.params, load_lm(base), done.out.problem.task, done.out.problem.test, cost=cost)
     assert cost.lm_tokens == done.out.cost["base", 0]["lm_tokens"]
+
+
+# a teacher behind an address, and what it does wrong
+
+class Teaching:
+    "The world's teacher as a server; `served` are the requests it was paid for."
+
+    def __init__(self, reply=None):
+        self.served, self.reply = [], reply or (lambda prompt, rng: world.reply(prompt, rng, 0.04, "easy"))
+
+    def __call__(self, path, asked, raw) -> bytes:
+        prompt = asked["messages"][-1]["content"]
+        choice = dict(index=0, message=dict(role="assistant", content=self.reply(prompt, random.Random(f"{prompt}{asked['seed']}"))), finish_reason="stop")
+        return json.dumps(dict(id="x", object="chat.completion", created=0, model="t", choices=[choice], usage=dict(prompt_tokens=9, completion_tokens=3, total_tokens=12))).encode()
+
+    def paid(self, asked):
+        self.served.append((asked["messages"][-1]["content"], asked["seed"]))
+
+
+def taught(here, base, stub, **more):
+    return here(**SMALL | dict(methods=["random-initial", "full"], base_model_path=base, model="t", model_url=stub.url) | more)
+
+
+def test_a_teacher_that_stops_midway_is_asked_for_the_rest(here, base):
+    teacher = Teaching()
+    def mood(asked):
+        if len(teacher.served) >= limit: return 503, {"retry-after": "3600"}
+        teacher.paid(asked)
+    with Stub(always=mood, body=teacher) as stub:
+        for limit in (10, 50, 110):
+            assert "3600 s" in line_of(stages, taught(here, base, stub)) and limit <= len(teacher.served) <= limit + 8
+        limit = 10**6
+        out = stages(taught(here, base, stub))
+        assert set(m for m, _ in out.answers) == {"random-initial", "full"} and out.cost["full", 0]["teacher_requests"] >= len(teacher.served) > 120
+        assert len(set(teacher.served)) == len(teacher.served), "nothing is paid twice"
+        whole = len(teacher.served)
+        stages(taught(here, base, stub, lr=1e-4, selection="band", num_selected=8))
+        assert len(teacher.served) == whole, "another selection asks for nothing"
+
+
+@pytest.mark.parametrize("job, words", (("Write keywords", "keywords: none of 3 replies could be read"), ("Write a new sample", "Once upon a time."), ("Answer the question", "voting: none of 60 replies")))
+def test_a_teacher_that_talks_nonsense_is_one_line(here, base, job, words):
+    reply = lambda prompt, rng: "Once upon a time." if prompt.rsplit("\n", 1)[-1].startswith(job) else world.reply(prompt, rng, 0.04, "easy")
+    with Stub(body=Teaching(reply)) as stub:
+        assert words in line_of(stages, taught(here, base, stub)) and len(stub.asked) < 200
+
+
+def test_a_key_that_is_refused_is_one_line(here, base):
+    with Stub(always=401, body=Teaching()) as stub:
+        assert "key" in line_of(stages, taught(here, base, stub)) and len(stub.asked) <= 8

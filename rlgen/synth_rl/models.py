@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['asking', 'shelve', 'retrieve', 'read_found', 'compose', 'read_pool', 'ballot', 'answers_of', 'refine', 'measure',
-           'choose', 'learn', 'examine']
+           'choose', 'imitated', 'learn', 'examine_rows', 'examine']
 
 # %% ../../nbs/57_synth_rl_models.ipynb #imports
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 # %% ../../nbs/57_synth_rl_models.ipynb #imports-rlgen
@@ -191,7 +192,7 @@ def refine(
 
 # %% ../../nbs/57_synth_rl_models.ipynb #measure
 def measure(
-    folder: Path,  # rates.jsonl is written there
+    folder: Path,  # rates.jsonl and solved.jsonl are written there
     log: Callable,  # unused
     p: Params,  # num_rollouts, temperature, max_completion_length, num_generations
     problem: Problem,  # its task
@@ -202,7 +203,9 @@ def measure(
     lm, samples, cost, task = load_lm(p.base_model_path), read_pool(Path(pool), "S_synth"), Cost(), problem.task
     found = rollouts(lm, [prompt_ids(lm, task, s) for s in samples], [s.id for s in samples], p.num_rollouts, temperature=p.temperature, max_new_tokens=p.max_completion_length,
                      batch_size=p.generation_batch_size, seed=seed_for(seed, "pass rates"), cost=cost, label="pass rates")
-    passed = pass_counts([[r.text(lm.tokenizer) for r in row] for row in found], lambda i, text: correct(task, text, samples[i].output))
+    texts, right = [[r.text(lm.tokenizer) for r in row] for row in found], lambda i, text: correct(task, text, samples[i].output)
+    passed = pass_counts(texts, right)
+    _write(folder, "solved.jsonl", [dict(id=s.id, replies=[t for t in dict.fromkeys(row) if right(i, t)]) for i, (s, row) in enumerate(zip(samples, texts))])
     _write(folder, "rates.jsonl", [dict(id=s.id, passed=x, rollouts=p.num_rollouts, pass_rate=x / p.num_rollouts, flat=flat_chance(x, p.num_rollouts, p.num_generations)) for s, x in zip(samples, passed)])
     return dict(samples=len(samples)) | vars(cost)
 
@@ -229,6 +232,19 @@ def choose(
 
 def _chance(p: Params, task: Task) -> float: return p.chance if p.chance >= 0 else task.chance or 0.0
 
+# %% ../../nbs/57_synth_rl_models.ipynb #imitated
+def imitated(
+    method: str,  # sft, sft-own or sft-worked
+    chosen: Sequence[Sample],  # N
+    solved: Sequence[dict],  # of `measure`: id, replies
+) -> tuple[list[Sample], list[str] | None]:  # samples, and replies for `rlgen.synth_rl.train.sft_rows`, None where the outputs are meant
+    "What a row of fine-tuning learns."
+    if method == "sft": return [replace(s, reasoning="") for s in chosen], None
+    if method == "sft-worked": return list(chosen), None
+    own = {r["id"]: r["replies"] for r in solved}
+    pairs = [(s, text) for s in chosen for text in own[s.id]]
+    return [s for s, _ in pairs], [text for _, text in pairs]
+
 # %% ../../nbs/57_synth_rl_models.ipynb #learn
 def learn(
     folder: Path,  # model/ and selection.jsonl are written there
@@ -247,7 +263,8 @@ def learn(
     def evaluate() -> dict: return dict(validation_accuracy=sum(correct(task, t, e.output) for t, e in zip(answers_of(p, lm, task, problem.val), problem.val)) / len(problem.val))
     common = dict(seed=seed_for(seed, "train"), folder=folder, log=log, log_every=p.log_every, evaluate=evaluate, eval_every=p.eval_freq, label=method)
     if ROWS[method][1] == "sft":
-        rows, told = sft_rows(lm, task, chosen)
+        rows, told = sft_rows(lm, task, *imitated(method, chosen, read_jsonl(Path(rates) / "solved.jsonl")))
+        if not rows: raise RlgenError(f"row {method}: nothing to imitate; the base model solves none of the samples, or none fits its context")
         sft(lm, rows, steps=p.sft_steps, lr=p.sft_lr, batch_size=p.sft_batch, **common)
         told |= dict(steps=p.sft_steps, completions=p.sft_steps * p.sft_batch, tokens=0)
     else:
@@ -258,6 +275,15 @@ def learn(
     return dict(samples=len(chosen)) | {k: told[k] for k in ("dropped", "steps", "completions", "tokens")}
 
 # %% ../../nbs/57_synth_rl_models.ipynb #examine
+def examine_rows(
+    problem: Problem,  # its test set, N questions
+    said: Sequence[str],  # N completions
+) -> list[dict]:  # item, input, output, completion, answer (None where none can be read), correct, and level where a world knows it
+    "Completions, judged."
+    rows = [dict(item=e.id, input=e.input, output=e.output, completion=t, answer=parse_answer(problem.task, t), correct=correct(problem.task, t, e.output)) for e, t in zip(problem.test, said, strict=True)]
+    return [r | (dict(level=problem.level(r["input"])) if problem.level else {}) for r in rows]
+
+
 def examine(
     folder: Path,  # answers.jsonl is written there
     log: Callable,  # unused
@@ -270,6 +296,5 @@ def examine(
     "Stage: a row's answers to the test set."
     lm, cost, task = load_lm(model), Cost(), problem.task
     said = answers_of(p, lm, task, problem.test, problem.demos(seed) if method == "few-shot" else (), cost, method)
-    rows = [dict(item=e.id, input=e.input, output=e.output, completion=t, answer=parse_answer(task, t), correct=correct(task, t, e.output)) for e, t in zip(problem.test, said)]
-    _write(folder, "answers.jsonl", [r | (dict(level=problem.level(r["input"])) if problem.level else {}) for r in rows])
+    _write(folder, "answers.jsonl", examine_rows(problem, said))
     return vars(cost)

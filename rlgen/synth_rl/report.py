@@ -93,7 +93,7 @@ def rates_figure(
     for ax, (name, each) in zip(axes.flat, parts.items()):
         bars = histogram(each)
         ax.bar(range(len(bars)), [b["share"] for b in bars], color=["0.7", *["C0"] * (len(bars) - 2), "0.7"])
-        ax.set(title=f"{name} ({len(each):,})", xlabel="pass rate", xticks=[0, 1, 6, 11], xticklabels=["never", "0", ".5", "always"])
+        ax.set(title=f"{name} ({len(each):,})", xlabel="pass rate", xticks=[0, 6, 11], xticklabels=["never", ".5", "always"])
     axes[0, 0].set_ylabel("share of samples")
     fig.tight_layout()
     return fig
@@ -166,10 +166,13 @@ COSTS = dict(samples="samples", teacher_requests="teacher's replies", teacher_to
 
 def cost_table(
     cost: list[dict],  # of `cost_rows`
+    curves: list[dict] = (),  # of `curve_rows`; adds the share of groups without variance, a mean over steps and seeds
 ):  # a pandas DataFrame, a line for each row
     "What samples, training and answers cost."
     import pandas as pd
-    return pd.DataFrame([{name: f"{c.get(k, 0):,.0f}" for k, name in COSTS.items()} for c in cost], index=pd.Index([c["method"] for c in cost], name="method"))
+    flat = {c["method"]: [r["zero_variance"] for r in curves if r["method"] == c["method"] and "zero_variance" in r] for c in cost}
+    wasted = lambda m: {} if not any(flat.values()) else {"flat groups": f"{fmean(flat[m]):.2f}" if flat[m] else ""}
+    return pd.DataFrame([{name: f"{c.get(k, 0):,.0f}" for k, name in COSTS.items()} | wasted(c["method"]) for c in cost], index=pd.Index([c["method"] for c in cost], name="method"))
 
 # %% ../../nbs/59_synth_rl_report.ipynb #main-table
 def _spanned(r: dict, key: str, sign: str = "") -> str:

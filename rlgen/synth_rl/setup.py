@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'METHODS', 'MAIN', 'WRITTEN', 'TRAINED', 'RL', 'WORLDS', 'Params', 'in_world', 'teacher_of', 'start',
-           'Problem', 'world_problem', 'real_problem', 'load_problem', 'rewards_of']
+           'Problem', 'world_problem', 'real_task', 'real_problem', 'load_problem', 'rewards_of']
 
 # %% ../../nbs/56_synth_rl_setup.ipynb #imports
 from collections.abc import Callable
@@ -23,11 +23,11 @@ from ..verdicts import judge_backend
 from ..worlds import synth_rl as world
 
 # %% ../../nbs/56_synth_rl_setup.ipynb #rows
-ROWS = {"base": ("none", "none", ""), "few-shot": ("none", "none", ""), "sft": ("adapted", "sft", "paper"), "random-initial": ("initial", "rl", "random"), "no-adaptation": ("initial", "rl", "paper"),
+ROWS = {"base": ("none", "none", ""), "few-shot": ("none", "none", ""), "sft": ("adapted", "sft", "paper"), "sft-own": ("adapted", "sft", "paper"), "sft-worked": ("adapted", "sft", "paper"), "random-initial": ("initial", "rl", "random"), "no-adaptation": ("initial", "rl", "paper"),
         "random-adapted": ("adapted", "rl", "random"), "no-vote": ("unvoted", "rl", "paper"), **{f"select-{rule}": ("adapted", "rl", rule) for rule in RULES if rule not in ("paper", "random")},
         "full": ("adapted", "rl", "paper"), "gold-same": ("human", "rl", "random"), "gold-all": ("human", "rl", "")}  # method -> samples, training, selection
 METHODS = tuple(ROWS)  # all rows of the table, in its order
-MAIN = ("base", "few-shot", "sft", "random-initial", "random-adapted", "full", "gold-same")
+MAIN = ("base", "few-shot", "sft", "sft-own", "random-initial", "random-adapted", "full", "gold-same")
 WRITTEN = tuple(m for m, (samples, _, _) in ROWS.items() if samples in ("initial", "adapted", "unvoted"))  # rows that need the teacher
 TRAINED = tuple(m for m, (_, how, _) in ROWS.items() if how != "none")
 RL = tuple(m for m, (_, how, _) in ROWS.items() if how == "rl")
@@ -45,7 +45,7 @@ class Params:
     fields: dict = param({})  # columns under other names: {input: question}
     num_train: int = param(2000, low=1)  # human rows at most; demonstrations and the rows gold-same and gold-all come from them
     num_val: int = param(200, low=1)
-    num_test: int = param(500, low=1)
+    num_test: int = param(1000, low=1)
     task_name: str = ""  # empty: from dataset_path
     task_instruction: str = ""  # what is to be done, in words; the world and the task names gsm8k, medqa, snli, mednli have their own
     task_kind: str = param("", choices=("", *KINDS))  # empty: read off the training outputs
@@ -69,22 +69,22 @@ class Params:
     teacher_error: float = param(world.ERROR, low=0, high=1)  # world: probability of a slip, a move
     teacher_max_tokens: int = param(512, low=1)
     teacher_temperature: float = param(1.0, low=0)
-    num_initial: int = param(600, low=1)  # samples written first (N)
+    num_initial: int = param(1200, low=1)  # samples written first (N)
     num_votes: int = param(16, low=1)  # answers a vote; 1: the writer's label
     min_agreement: float = param(0.0, low=0, high=1)  # below it a sample is dropped
     near: float = param(0.9, low=1e-6)  # similarity from which a sample counts as a copy
-    adaptation_rounds: int = param(3, low=0)
+    adaptation_rounds: int = param(1, low=0)
     target_middle: float = param(0.0, low=0, high=1)  # share of the pool between the band's edges that ends adaptation early; 0: all rounds
     band: list = param([0.2, 0.8])  # pass rates that count as the middle
     num_rollouts: int = param(16, low=1)  # answers that measure a pass rate (L)
-    num_selected: int = param(600, low=1)  # samples to learn from (M)
-    selection: str = param("paper", choices=RULES)  # of the rows full, sft and no-adaptation
+    num_selected: int = param(1200, low=1)  # samples to learn from (M)
+    selection: str = param("paper", choices=RULES)  # of the rows full, sft…, no-vote and no-adaptation
     drop_flat: bool = False  # samples that are solved never or always leave the pool
     chance: float = param(-1.0, low=-1, high=1)  # pass rate of a guess; -1: by kind
     base_model_path: str = "zoo/moves"  # the model that learns: zoo/…, a folder, a hub id
     target_model_path: str = ""  # receives the row full's model; empty: it stays in the run's folder
-    steps: int = param(300, low=1)  # of RL
-    prompts_per_step: int = param(16, low=1)
+    steps: int = param(400, low=1)  # of RL
+    prompts_per_step: int = param(32, low=1)
     num_generations: int = param(8, low=2)  # answers to each
     micro_batch: int = param(0, low=0)  # answers in one forward pass; 0: all of a step
     lr: float = param(5e-4, low=0)
@@ -94,7 +94,7 @@ class Params:
     scale_rewards: str = param("group", choices=("group", "batch", "none"))
     num_iterations: int = param(1, low=1)  # updates on the same answers
     temperature: float = param(1.0, low=1e-6)  # of rollouts, in measuring and in training
-    max_completion_length: int = param(16, low=1)  # tokens
+    max_completion_length: int = param(20, low=1)  # tokens
     reward_weights: dict = param(dict(answer=1.0))  # of answer and format
     optimizer: str = "adamw_torch"
     lora_r: int = param(0, low=0)
@@ -221,16 +221,23 @@ def _given(p: Params) -> dict:
     return {k: v for k, v in told.items() if v not in ("", (), False)}
 
 
+def real_task(
+    p: Params,  # dataset_path, task_name, and what overrides the inferred
+    outputs: list[str],  # of training rows, which kind and labels are read off; unused where task_name is known
+) -> Task:  # raises RlgenError where nobody says what is to be done
+    "Somebody's task."
+    name = p.task_name or Path(p.dataset_path).name.split(".")[0] or "task"
+    if name not in SHIPPED and not p.task_instruction: raise RlgenError(f"parameter task_instruction is empty: say in a sentence or more what is to be done, or set task_name to one that is known ({', '.join(SHIPPED)})")
+    return replace(SHIPPED[name], **_given(p)) if name in SHIPPED else infer_task(name, p.task_instruction, outputs, **_given(p))
+
+
 def real_problem(
     p: Params,  # dataset_path and its splits
 ) -> Problem:  # raises RlgenError for data that can't be used, with file and line
-    "Somebody's task."
+    "Somebody's task, and the human rows."
     load = partial(load_task_data, p.dataset_path, fields=p.fields or None)
     train, told = load(p.train_split)
-    name = p.task_name or Path(p.dataset_path).name.split(".")[0] or "task"
-    if name not in SHIPPED and not p.task_instruction: raise RlgenError(f"parameter task_instruction is empty: say in a sentence or more what is to be done, or set task_name to one that is known ({', '.join(SHIPPED)})")
-    task = replace(SHIPPED[name], **_given(p)) if name in SHIPPED else infer_task(name, p.task_instruction, [e.output for e in train], **_given(p))
-    report = dict(train=told)
+    task, report = real_task(p, [e.output for e in train]), dict(train=told)
     test, report["test"] = load(p.test_split, task=task)
     train, _ = load(p.train_split, task=task)
     if p.val_split: val, report["val"] = load(p.val_split, task=task)

@@ -301,11 +301,12 @@ def grpo_rows(
 def sft_rows(
     lm: LM,  # whose context is the limit
     task: Task,  # whose prompt and reply it is
-    samples: list,  # anything with .input and .output, and in .info the solution if there is one
+    samples: list,  # anything with .input and .output, and in .info the solution if there is one; N
+    replies: list[str] | None = None,  # N texts to be learned instead of outputs
 ) -> tuple[list, dict]:  # (prompt ids, completion ids, weight 1) for `rlgen.train.sft`, {"rows", "dropped"}
     "Rows for supervised fine-tuning on samples; drops what is longer than the model's context."
     t = lm.tokenizer
     def reply(text: str) -> list[int]: return t(text, add_special_tokens=False).input_ids + [t.eos_token_id] if task.chat else encode_completion(lm, text)
-    rows = [(prompt_ids(lm, task, s), reply(reply_text(task, s)), 1.0) for s in samples]
+    rows = [(prompt_ids(lm, task, s), reply(text), 1.0) for s, text in zip(samples, replies or [reply_text(task, s) for s in samples], strict=True)]
     kept = [r for r in rows if len(r[0]) + len(r[1]) <= lm.context]
     return kept, dict(rows=len(kept), dropped=len(rows) - len(kept))
