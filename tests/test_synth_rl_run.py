@@ -375,3 +375,27 @@ def test_a_teacher_that_talks_nonsense_is_one_line(here, base, job, words):
 def test_a_key_that_is_refused_is_one_line(here, base):
     with Stub(always=401, body=Teaching()) as stub:
         assert "key" in line_of(stages, taught(here, base, stub)) and len(stub.asked) <= 8
+
+
+def test_the_papers_presets_ask_for_what_was_published():
+    "Guo et al. 2025, and the public description's example."
+    for name in ("gsm8k_paper", "mednli"):
+        p = check_params(Params, read_params([ROOT / "params" / "synth_rl" / f"{name}.yaml"], {}))
+        assert (p.num_initial, p.num_selected, p.num_rollouts, p.num_votes, p.adaptation_rounds, p.selection) == (500, 500, 64, 16, 1, "paper")
+        assert (p.model, p.temperature, p.lr, p.beta, p.prompts_per_step, p.num_generations, p.steps) == ("gpt-4o", 1.2, 1e-6, 0.01, 64, 16, round(5 * 500 / 64))
+        assert (p.sft_lr, p.sft_batch, p.sft_steps) == (2e-5, 64, round(3 * 500 / 64)) and p.base_model_path == dict(gsm8k_paper="Qwen/Qwen2.5-7B", mednli="meta-llama/Llama-3.1-8B-Instruct")[name]
+
+
+def test_the_benchmarks_notebook(tmp_path):
+    "From end to end, tiny, without network."
+    import os
+    import subprocess
+    import sys
+    small = dict(num_questions=10, num_rollouts=[4], one_by_one=6, repeats=1, num_passages=[200], num_queries=4, top_k=3, out_dir=str(tmp_path))
+    done = subprocess.run([sys.executable, "-m", "papermill", "nbs/run_benchmarks_synth_rl.ipynb", str(tmp_path / "out.ipynb"), "-y", json.dumps(small)], cwd=ROOT, env=os.environ | dict(HF_HUB_OFFLINE="1", RLGEN_DEVICE="cpu", RLGEN_DTYPE="float32"),
+                          capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "synth_rl.json").read_text())
+    assert [(r["way"], r["answers"]) for r in found["rows"]] == [("plain", 40), ("ours", 40)] and found["rows"][0]["times_as_fast"] == 1 and found["rows"][1]["times_as_fast"] > 1
+    (library,) = found["library"]
+    assert library["passages"] == 200 and library["queries_per_second"] > 1 and 0 < library["found"] <= 3 and 0.05 < library["build_gigabytes"] < 4 and (tmp_path / "synth_rl.png").stat().st_size > 5000
