@@ -306,6 +306,15 @@ def test_flat_samples_can_be_left_out(done):
     assert "no sample is left" in line_of(choose, p, done.out.problem, "full", 0, samples, never)
 
 
+def test_the_ablation_has_samples_of_its_own(done, here, base):
+    run = here(methods=["random-initial"], base_model_path=base, dataset_path="world/spread", **SMALL)
+    out = stages(run)
+    level = out.problem.level
+    longest = [max(level(s["input"]) for s in pools[0]["samples"] if s["origin"] == "initial") for pools in (done.out.pools, out.pools)]
+    assert longest[0] <= 3 < longest[1]
+    assert next(s for s in run.stages if s.name == "samples").key != stage_of(done, "samples").key
+
+
 def test_no_library_no_passages(here, base):
     run = here(methods=["random-initial"], base_model_path=base, num_passages=0, **SMALL)
     stages(run)

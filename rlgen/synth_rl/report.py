@@ -130,7 +130,7 @@ def curves_figure(
             at = {}
             for r in curves:
                 if r["method"] == m and k in r: at.setdefault(r["step"], []).append(r[k])
-            ax.plot(list(at), [fmean(v) for v in at.values()], color="k" if m == FIRST else f"C{i}", lw=2 if m == FIRST else 1, label=m)
+            ax.plot(list(at), [fmean(v) for v in at.values()], color="k" if m == FIRST else f"C{i % 8}", ls="-" if i < 8 or m == FIRST else "--", lw=2 if m == FIRST else 1, label=m)
         ax.set(title=PANELS[k], xlabel="step")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=4, frameon=False)
     fig.tight_layout()

@@ -20,7 +20,7 @@ from ..data import rows_digest
 from ..lm import load_lm, model_key, save_lm
 from ..record import Run, Stage, do_stage, place_model
 from .models import ballot, compose, examine, learn, measure, refine, retrieve, shelve
-from .setup import METHODS, ROWS, TRAINED, WRITTEN, Params, Problem, load_problem, start
+from .setup import METHODS, ROWS, TRAINED, WORLDS, WRITTEN, Params, Problem, load_problem, start
 from .tasks import prompt_ids
 
 # %% ../../nbs/58_synth_rl_run.ipynb #outcome
@@ -80,7 +80,8 @@ class Work:
         "Passages and the first samples."
         shelves, both = self.shelves(), f"{self.learned_from} {self.judged_by}"
         found = self.stage("passages", partial(retrieve, shelves=str(shelves[0].path) if shelves else "", **self.common()), WRITING, shelves, both)
-        return found, self.stage("samples", partial(compose, found=str(found.path), **self.common()), WRITING, [found], both)
+        teacher = {} if (first := WORLDS.get(self.p.dataset_path, "easy")) == "easy" else dict(first=first)  # the ablation's writes otherwise
+        return found, self.stage("samples", partial(compose, found=str(found.path), **self.common()), WRITING, [found], both, **teacher)
 
     def pool(self, voted: bool) -> tuple[Stage, Stage]:
         "The adapted pool and its pass rates."
