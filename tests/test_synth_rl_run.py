@@ -400,7 +400,7 @@ def test_the_benchmarks_notebook(tmp_path):
     import os
     import subprocess
     import sys
-    small = dict(num_questions=10, num_rollouts=[4], one_by_one=6, repeats=1, num_passages=[200], num_queries=4, top_k=3, out_dir=str(tmp_path))
+    small = dict(num_questions=10, num_rollouts=[4], one_by_one_answers=6, repeats=1, num_passages=[200], num_queries=4, top_k=3, out_dir=str(tmp_path))
     done = subprocess.run([sys.executable, "-m", "papermill", "nbs/run_benchmarks_synth_rl.ipynb", str(tmp_path / "out.ipynb"), "-y", json.dumps(small)], cwd=ROOT, env=os.environ | dict(HF_HUB_OFFLINE="1", RLGEN_DEVICE="cpu", RLGEN_DTYPE="float32"),
                           capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr[-2000:]
