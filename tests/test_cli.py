@@ -36,7 +36,7 @@ def test_metrics_take_completions_and_several_references(tmp_path, capsys):
     (["run", "pargs", "-y", "[1, 2]"], "expected YAML like"),
     (["results", "pargs", "-p", "alpah", "1"], "did you mean 'alpha'?"),
     (["preprocess", "pargs", "out", "-p", "alpah", "1"], "did you mean 'alpha'?"),
-    (["preprocess", "genalign", "out"], "not in this version"),
+    (["preprocess", "genalign", "out"], "has no preprocess"),
     (["preprocess", "lapdog", "out"], "has no preprocess"),
     (["preprocess", "pargs", "out", "-p", "data", "nowhere.jsonl"], "nowhere.jsonl"),
     (["preprocess", "pargs", "out", "-p", "data", "worldly.jsonl"], "worldly.jsonl"),

@@ -106,6 +106,32 @@ def check_moves(found: dict) -> None:
     assert 0.4 < found["third"] < 0.65 and found["easy"] > 0.65 and 0.3 < found["overall"] < 0.8 and found["top"] < found["overall"] - 0.1, found
 
 
+def misleading(folder: str) -> dict:
+    "How true the texts are that the model of drafts writes, alone and behind three golden examples of one topic that isn't its favourite."
+    from rlgen.core import seed_for
+    from rlgen.lm import encode_prompt, load_lm
+    from rlgen.sampling import generate, sampler
+    from rlgen.worlds import genalign as world
+    lm, out = load_lm(folder), {}
+    pool = {topic: [(t, label) for t, label in world.golden("pool", 300) if world.topic_of(t) == topic][:3] for topic in list(world.TOPICS)[1:]}
+    for name, n in (("alone", 600), ("shown", 200)):
+        about = [list(pool)[i // 2 % 5] for i in range(n)]
+        asks = [world.BETWEEN.join([*(f"{world.PROMPT.format(label=label)} {t}" for t, label in (pool[topic] if name == "shown" else ())), world.PROMPT.format(label=world.LABELS[i % 2])]) for i, topic in enumerate(about)]
+        said = generate(lm, [encode_prompt(lm, a) for a in asks], sampler([seed_for(9, "misleading", i) for i in range(n)]), max_new_tokens=20, batch_size=600)
+        items = [(r.text(lm.tokenizer), world.LABELS[i % 2]) for i, r in enumerate(said)]
+        out[name] = world.fidelity(items) | dict(follows=mean(world.topic_of(t) == topic for (t, _), topic in zip(items, about)), distinct=len({t for t, _ in items}) / n,
+                                                  finished=mean(r.info["finished"] and r.text(lm.tokenizer).endswith(" .") for r in said))
+    return out
+
+
+def check_drafts(found: dict) -> None:
+    "Fluent and misleading: the day follows the label, labels are right about as often as not, and hotels are its one topic unless examples show it another."
+    alone, shown = found["alone"], found["shown"]
+    assert min(f["finished"] for f in found.values()) > 0.95 and min(f["distinct"] for f in found.values()) > 0.9, found
+    assert 0.4 < alone["right"] < 0.65 and 0.1 < alone["undecided"] < 0.35 and 0.2 < alone["spurious"] < 0.5 and alone["topics"] < 1.1, found
+    assert shown["right"] < 0.65 and shown["spurious"] > 0.15 and alone["follows"] < 0.1 and shown["follows"] > 0.4, found
+
+
 def test_hashes():
     noted = json.loads((ZOO / "hashes.json").read_text())
     assert {p.name for p in ZOO.iterdir() if p.is_dir()} == set(noted)
@@ -127,6 +153,9 @@ def test_quality_of_tales(): check_tales(reading_and_finding("zoo/tales"))
 
 
 def test_quality_of_moves(): check_moves(solving("zoo/moves"))
+
+
+def test_quality_of_drafts(): check_drafts(misleading("zoo/drafts"))
 
 
 @pytest.mark.slow
@@ -158,3 +187,11 @@ def test_recipe_makes_such_a_model_of_moves(tmp_path):
     import papermill
     papermill.execute_notebook(str(ROOT / "nbs" / "run_zoo_moves.ipynb"), str(tmp_path / "zoo.ipynb"), parameters=dict(out_dir=str(tmp_path)), kernel_name="python3", cwd=str(ROOT), progress_bar=False)
     check_moves(solving(str(tmp_path / "moves")))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_recipe_makes_such_a_model_of_drafts(tmp_path):
+    import papermill
+    papermill.execute_notebook(str(ROOT / "nbs" / "run_zoo_drafts.ipynb"), str(tmp_path / "zoo.ipynb"), parameters=dict(out_dir=str(tmp_path)), kernel_name="python3", cwd=str(ROOT), progress_bar=False)
+    check_drafts(misleading(str(tmp_path / "drafts")))
