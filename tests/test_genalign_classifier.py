@@ -84,6 +84,10 @@ def test_fit_linear_takes_what_comes():
     torch.testing.assert_close(fit_linear(x.to_sparse(), y, 2), fit_linear(x, y, 2))
     hard = fit_linear(torch.tensor([[1.0, 0], [0, 1.0]], dtype=torch.float64) * 50, torch.tensor([0, 1]), 2, 1e-4)
     assert hard.isfinite().all() and hard[0, 0] > 0 > hard[1, 0]
+    rare, one = 8 * torch.cat([torch.ones(200, 1), torch.eye(200)], 1).double(), torch.tensor([1] + [0] * 199)
+    w = fit_linear(rare, one, 2, 1e-3)
+    left = rare.T @ ((rare @ w).softmax(-1) - torch.nn.functional.one_hot(one, 2)) + 1e-3 * w
+    assert left.norm() < 1e-4, "whole Newton steps would run away here"
     assert not fit_linear(x[:0], y[:0], 3).any() and fit_linear(x, 0 * y, 2)[:, 0].sum() > 0
     for l2 in (0.0, -1.0): assert "classifier_l2" in line_of(fit_linear, x, y, 2, l2)
 
@@ -166,6 +170,7 @@ def test_calibration_error():
     y = torch.tensor([0, 0, 1, 1] + [1] * 6)
     assert calibration_error(probs, y) == pytest.approx(0.4 * 0.45 + 0.6 * 0.3, abs=1e-6)
     assert calibration_error(torch.eye(2), torch.tensor([0, 1])) == 0 and calibration_error(torch.eye(2), torch.tensor([1, 0])) == 1
+    assert calibration_error(torch.tensor([[0.99, 0.01], [0.9, 0.1]]), torch.tensor([0, 1])) == pytest.approx((0.01 + 0.9) / 2, abs=1e-6), "two bins"
     p = torch.rand(20_000, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.5
     right = torch.rand(20_000, generator=torch.Generator().manual_seed(1)) < p
     assert calibration_error(torch.stack([p, 1 - p], 1), (~right).long()) < 0.02, "probabilities that are kept"
