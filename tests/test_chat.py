@@ -424,8 +424,9 @@ def test_a_killed_run_pays_nothing_twice(tmp_path):
         assert texts(replies) == [f"P{i}" for i in range(40)] and sum(r.cached for r in replies) == kept and len(stub.asked) == sum(paid.values()) + 40 - kept
 
 
-def test_ctrl_c_keeps_everything(tmp_path):
-    main = threading.main_thread().ident
+def test_ctrl_c_keeps_everything(tmp_path, request):
+    main, before = threading.main_thread().ident, signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     def interrupt(asked):
         if asked["messages"][0]["content"] == "p10": signal.pthread_kill(main, signal.SIGINT)
         time.sleep(0.05)
