@@ -44,7 +44,6 @@ def task_of(
     split: str,  # of data
 ) -> Task:  # raises RlgenError where nobody says what is to be done
     "The task in the words in which the model knows it."
-    if data in WORLDS: return world_problem(p).task
     if in_world(p) and not (p.task_instruction or p.task_name): raise RlgenError("the checkpoint comes from the embedded world, or from nowhere that is known; say what is to be done with -p task_instruction, or name one of the known tasks with -p task_name (" + ", ".join(SHIPPED) + ")")
     if p.task_name in SHIPPED: return real_task(p, [])
     source = (data, split) if in_world(p) else (p.dataset_path, p.train_split)
