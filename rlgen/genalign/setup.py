@@ -78,8 +78,8 @@ class Params:
     credit: str = param("per_sample", choices=CREDITS)  # of the row that the run is about
     curvature: str = param("full", choices=CURVATURES)  # of per-sample influence
     damping: float = param(0.0, low=0)  # of the influence; a transformer needs some
-    w_inter: float = param(1.0, low=0)
-    w_intra: float = param(1.0, low=0)
+    w_inter: float = param(0.1, low=0)
+    w_intra: float = param(0.1, low=0)
     w_golden: float = param(1.0, low=0)
     normalize: str = param("zscore", choices=NORMALIZE)
     reward_clip: float = param(5.0, low=1e-6)
