@@ -31,7 +31,7 @@ def test_metrics_take_completions_and_several_references(tmp_path, capsys):
 @pytest.mark.parametrize("words, expected", [
     (["metrics", "nowhere.jsonl"], "no such file"),
     (["run", "parg"], "did you mean 'pargs'?"),
-    (["run", "genalign"], "not in this version"),
+    (["run", "genalign", "-p", "credit", "per_smaple"], "per_sample"),
     (["run", "pargs", "-f", "params/pargs/none.yaml"], "no such parameter file"),
     (["run", "pargs", "-y", "[1, 2]"], "expected YAML like"),
     (["results", "pargs", "-p", "alpah", "1"], "did you mean 'alpha'?"),

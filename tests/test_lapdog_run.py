@@ -605,6 +605,7 @@ def test_results_has_all_rows_and_preprocess_says_no(here, monkeypatch, capsys, 
         return tmp_path
     monkeypatch.setattr(cli, "run_algo", pretend)
     monkeypatch.setattr(cli, "_readme_block", lambda *a: None)
+    monkeypatch.setattr(cli, "make_summary", lambda: None)
     cli.make_results("lapdog", {})
     cli.make_results("lapdog", dict(methods=["stage1"]))
     assert asked[0].methods == list(METHODS) and asked[0].seeds == [0, 1, 2] and asked[1].methods == ["stage1"] and Params().methods == list(MAIN)

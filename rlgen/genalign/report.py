@@ -214,15 +214,16 @@ def run_map(
     return map_figure(outcome.problem.parts(seed).test[:n], shown, embedding(run.params, outcome.problem, seed)) if shown else None
 
 # %% ../../nbs/69_genalign_report.ipynb #cost
-COSTS = dict(rounds="rounds", texts="texts in training", train_tokens="tokens in training", steps="steps of fine-tuning", written="texts for the table", lm_tokens="tokens for the table")
+COSTS = dict(rounds="rounds", texts="texts in training", train_tokens="tokens in training", train_steps="steps of fine-tuning", written="texts for the table", lm_tokens="tokens a text")
 
 
 def cost_rows(
     outcome: Outcome,  # costs
-) -> list[dict]:  # method, COSTS and lm_forwards (means over seeds)
+) -> list[dict]:  # method, COSTS and lm_forwards a text (means over seeds)
     "What each row cost."
     each = {m: [c for (row, _), c in outcome.cost.items() if row == m] for m, _ in outcome.cost}
-    return [dict(method=m) | {k: fmean(c[k] for c in spent) for k in spent[0]} for m, spent in each.items()]
+    mean = {m: {k: fmean(c[k] for c in spent) for k in spent[0]} for m, spent in each.items()}
+    return [dict(method=m) | c | {k: c[k] / max(1, c["written"]) for k in ("lm_tokens", "lm_forwards")} for m, c in mean.items()]
 
 
 def cost_table(

@@ -110,7 +110,7 @@ class Work:
         self.out.answers[row, self.seed] = read_jsonl(s.path / "answers.jsonl")
         self.out.sets[row, self.seed] = json.loads((s.path / "sets.json").read_text())
         made = lambda stages, name: sum(t.cost.get(name, 0) for t in stages)
-        self.out.cost[row, self.seed] = dict(rounds=made(before, "rounds"), steps=made(before, "steps"), texts=made(before, "texts"), train_tokens=made(before, "lm_tokens"), written=made(after, "written"), lm_tokens=made(after, "lm_tokens"), lm_forwards=made(after, "lm_forwards"))
+        self.out.cost[row, self.seed] = dict(rounds=made(before, "rounds"), train_steps=made(before, "steps"), texts=made(before, "texts"), train_tokens=made(before, "lm_tokens"), written=made(after, "written"), lm_tokens=made(after, "lm_tokens"), lm_forwards=made(after, "lm_forwards"))
 
 # %% ../../nbs/68_genalign_run.ipynb #stages
 _all_ = ["Params", "start", "METHODS"]  # with `stages` and `apart`, what the command line asks a system's module for
