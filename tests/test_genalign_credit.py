@@ -10,8 +10,9 @@ from tiny_models import make_model
 
 from rlgen.core import RlgenError
 from rlgen.genalign.classifier import class_indices, fit_linear, mean_loss, new_classifier, train_transformer, train_words
-from rlgen.genalign.credit import CREDITS, CURVATURES, dataset_credit, influence, leave_one_out, scalar_credit, to_advantages
+from rlgen.genalign.credit import CREDITS, CURVATURES, dataset_credit, distance_credit, influence, leave_one_out, scalar_credit, to_advantages
 from rlgen.genalign.data import Item
+from rlgen.genalign.distances import inter_class, intra_class
 from rlgen.grpo import group_advantages
 
 WORDS = dict(cross="cold rude dirty shabby stale".split(), glad="warm kind cosy merry fresh".split(), dull="slow flat grey plain drab".split())
@@ -228,3 +229,62 @@ def test_advantages_keep_their_size():
 def test_advantages_refuse():
     assert "2 groups for 3" in line_of(to_advantages, torch.zeros(3), ["a", "b"]) and "nan" in line_of(to_advantages, torch.tensor([0.0, float("nan")]))
     assert CREDITS == ("per_sample", "dataset", "scalar")
+
+
+# ---------------------------------------------------------------- distances
+
+
+def points(sizes, width=3, seed=0):
+    "Vectors in a mixed order, and the names of their classes."
+    labels = random.Random(seed).sample(whole := [name for name, n in zip("abcd", sizes) for _ in range(n)], len(whole))
+    return torch.randn(len(labels), width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)), labels
+
+
+def left_out(x, labels, distance):
+    "What is lost with each text, by measuring twice."
+    out = []
+    for i in range(len(labels)):
+        rest = [j for j in range(len(labels)) if j != i]
+        out.append([f(x, labels, distance) - (f(x[rest], [labels[j] for j in rest], distance) if rest else 0.0) for f in (inter_class, intra_class)])
+    return torch.tensor(out, dtype=torch.float64).T
+
+
+@pytest.mark.parametrize("distance", ("cosine", "euclidean"))
+@pytest.mark.parametrize("sizes", [(5, 4), (3, 3), (3, 4, 6), (1, 4), (2, 5), (2, 2), (1, 1), (1, 2, 3, 4), (1, 1, 1), (5,), (3,), (2,), (1,)], ids=str)
+def test_distance_credit_is_leaving_out(sizes, distance):
+    "Classes of one, two and more texts; a class that goes with its text; copies and a vector of nothing among them."
+    x, labels = points(sizes)
+    inter, intra = distance_credit(x, labels, distance)
+    torch.testing.assert_close(torch.stack([inter, intra]), left_out(x, labels, distance), atol=1e-12, rtol=1e-9)
+    assert inter.dtype == intra.dtype == torch.float64 and inter.shape == intra.shape == (len(labels),)
+    x[-1] = x[0]
+    x[len(x) // 2] = 0
+    torch.testing.assert_close(torch.stack(distance_credit(x, labels, distance)), left_out(x, labels, distance), atol=1e-12, rtol=1e-9)
+
+
+def test_distance_credit_by_hand():
+    "On a line: a at 0, 2 and 7, b at 10, 10 and 10."
+    x, labels = torch.tensor([[0.0], [2.0], [7.0], [10.0], [10.0], [10.0]]), list("aaabbb")
+    inter, intra = distance_credit(x, labels, "euclidean")
+    assert inter.tolist() == pytest.approx([1.5, 0.5, -2.0, 0, 0, 0]), "centroids 7 apart; 5.5, 6.5 and 9 without each"
+    assert intra.tolist() == pytest.approx([(14 / 3 - 5) / 2, (14 / 3 - 7) / 2, (14 / 3 - 2) / 2, 0, 0, 0])
+    assert not any(v.any() for v in distance_credit(torch.ones(6, 2), labels))
+
+
+def test_distance_credit_is_the_texts_own():
+    "It goes with its text in any order, is the same for copies, and knows no unit."
+    x, labels = points((5, 6, 4), seed=4)
+    x[labels.index("b")] = x[len(labels) - 1 - labels[::-1].index("b")]
+    inter, intra = distance_credit(x, labels)
+    order = torch.randperm(15, generator=torch.Generator().manual_seed(0))
+    for a, b in zip((inter, intra), distance_credit(x[order], [labels[i] for i in order])): torch.testing.assert_close(a[order], b)
+    first, last = labels.index("b"), len(labels) - 1 - labels[::-1].index("b")
+    assert first != last and inter[first].item() == pytest.approx(inter[last].item()) and intra[first].item() == pytest.approx(intra[last].item())
+    for same in (x.numpy(), x.clone().requires_grad_()): assert torch.equal(distance_credit(same, labels)[0], inter)
+    torch.testing.assert_close(distance_credit(x * 7, labels)[1], intra)
+    torch.testing.assert_close(distance_credit(x * 7 + 3, labels, "euclidean")[1], 7 * distance_credit(x, labels, "euclidean")[1])
+
+
+def test_distance_credit_refuses():
+    x, labels = points((2, 3))
+    assert "4 labels for 5" in line_of(distance_credit, x, labels[:4]) and "cosine" in line_of(distance_credit, x, labels, "cosin") and "nan" in line_of(distance_credit, x * float("nan"), labels)

@@ -27,6 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = dict(num_pool=40, num_dev=20, num_test=40, golden_sizes=[10, 20], oracle_size=60, samples_per_iteration=32, num_sets=4, num_synthetic=32, synthetic_size=10, eval_sets=2, max_iterations=3, save_every=2, sft_steps=3, num_samples=2)
 TINY = SMALL | dict(samples_per_iteration=16, num_sets=2, num_synthetic=16, max_iterations=2, eval_sets=1, num_test=20, num_dev=10)
 OWN = dict(base_model="zoo/drafts", text_column="review", label_column="mood")
+OTHERS = dict(  # runs that differ from SMALL in one thing
+    classifier=dict(classifier_l2=2.0, methods=["untrained", "golden-sft", "rejection", "dataset-group", "golden-direct"]), reward=dict(w_inter=0.5, methods=["untrained", "golden-sft", "rejection", "dataset-group", "per-sample", "oracle"]),
+    examples=dict(num_icl=2, methods=["in-context", "golden-sft", "golden-direct"]), right=dict(dataset_path="world/right", methods=["untrained", "golden-sft", "rejection", "per-sample", "golden-direct", "oracle"]))
 VOCABULARY = [" ".join(world.vocabulary())]
 
 
@@ -67,7 +70,7 @@ def done(tmp_path_factory):
         found, before = report(run, out), times(folder)
         stages(begin(**SMALL))
         after, others = times(folder), {}
-        for name, given in dict(classifier=dict(classifier_l2=2.0), reward=dict(w_inter=0.5), examples=dict(num_icl=2), right=dict(dataset_path="world/right")).items():
+        for name, given in OTHERS.items():
             other = begin(**SMALL | given)
             others[name] = (stages(other), keys(other))
     settings.cache_clear()
@@ -84,7 +87,10 @@ def line_of(call, *args, **kw) -> str:
 def stage_of(x, item): return next(s for s in x.run.stages if s.item == f"0/{item}")
 
 
-def changed(done, name: str) -> set: return {item for item, key in done.others[name][1].items() if key != keys(done.run)[item]}
+def changed(done, name: str) -> tuple[set, set]:
+    "Stages of another run that were done anew, and those that were found."
+    first, other = keys(done.run), done.others[name][1]
+    return {item for item in other if other[item] != first.get(item)}, {item for item in other if other[item] == first.get(item)}
 
 
 def bare_set(items) -> set: return {bare(t.text) for t in items}
@@ -126,7 +132,7 @@ def test_values_that_do(here, given):
 @pytest.mark.parametrize("given, words", [
     (dict(quantization="4bit", lora_r=2, methods=["untrained"]), "needs an NVIDIA GPU"), (dict(num_icl=4, num_pool=6, golden_sizes=[4]), "num_icl = 4: the golden pool has 3 texts of its smallest class"),
     (dict(num_icl=7, num_pool=6, golden_sizes=[4], icl_scope="all"), "has 6 texts in all"), (dict(golden_sizes=[10, 41]), "41 golden texts of 40"), (dict(golden_sizes=[1]), "2 classes"), (dict(num_sets=20), "1 texts in a data set of 2 classes"),
-    (dict(max_new_tokens=500), "context"), (dict(base_model="zoo/tales"), "encoder-decoder"), (dict(base_model="zoo/draft"), "did you mean"), (dict(lora_r=2, lora_targets=["q_prj"], methods=["golden-sft"]), "no linear layer is called 'q_prj'"),
+    (dict(max_new_tokens=500), "context"), (dict(base_model="zoo/tales"), "encoder-decoder"), (dict(base_model="zoo/draft"), "no such model folder"), (dict(lora_r=2, lora_targets=["q_prj"], methods=["golden-sft"]), "no linear layer is called 'q_prj'"),
     (dict(num_pool=1, num_icl=1, golden_sizes=[1]), "class"), (dict(embedding_model="no/where"), "no/where"), (dict(classifier="transformer", classifier_model="no/where", damping=1.0), "no/where")])
 def test_what_cannot_work_is_one_line(here, given, words):
     assert words in line_of(stages, here(**SMALL | given))
@@ -308,8 +314,9 @@ def test_every_set_has_its_texts(done):
         lines, (one, two) = read_jsonl(stage_of(done, f"texts/{row}").path / "texts.jsonl"), read_sets(stage_of(done, f"texts/{row}").path)
         assert len(one) == len(two) == 32 and Counter(r["set"] for r in lines) == {0: 32, 1: 32} and one != two and one == done.out.texts[row, 0]
         assert Counter(t.label for t in one) == Counter(t.label for t in two) == dict(cross=16, glad=16)
-    first = {row: [t.text for t in done.out.texts[row, 0]] for row in WRITING}
-    assert len({tuple(v) for v in first.values()}) == len(WRITING) and [s["data"]["n"] for s in done.out.sets["untrained", 0]] == [32, 32]
+    first = {row: tuple(t.text for t in done.out.texts[row, 0]) for row in WRITING}
+    assert len(set(first.values())) == len(WRITING) - 1 and first["batch-level"] == first["untrained"], "one scalar a round moves nothing before there are two rounds to compare it with"
+    assert [s["data"]["n"] for s in done.out.sets["untrained", 0]] == [32, 32]
 
 
 def test_answers_are_those_of_a_classifier_that_learned_the_texts(done):
@@ -326,19 +333,25 @@ def test_a_second_run_does_nothing(done):
 
 
 def test_another_classifier_examines_anew(done):
-    rows = rows_of(METHODS, [10, 20])
-    learned = {f"{what}/{m}" for m in ALIGNED for what in ("train", "texts")}
-    assert changed(done, "classifier") == {f"exam/{row}" for row in rows} | learned | {"texts/rejection", "synthetic/per-sample"}
+    anew, found = changed(done, "classifier")
+    assert found == {"texts/untrained", "train/golden-sft", "texts/golden-sft"}
+    assert anew == {f"exam/{row}" for row in rows_of(OTHERS["classifier"]["methods"], [10, 20])} | {"texts/rejection", "train/dataset-group", "texts/dataset-group", "synthetic/dataset-group"}
 
 
 def test_another_reward_trains_the_aligned_rows_anew(done):
-    assert changed(done, "reward") == {f"{what}/{m}" for m in ALIGNED for what in ("train", "texts", "exam")} | {"synthetic/per-sample"}
-    assert not {"texts/untrained", "train/golden-sft", "exam/oracle", "exam/golden-direct-10"} & changed(done, "examples") and {"texts/in-context", "exam/in-context"} < changed(done, "examples")
+    anew, found = changed(done, "reward")
+    assert anew == {f"{what}/{m}" for m in ("dataset-group", "per-sample") for what in ("train", "texts", "exam")} | {"synthetic/per-sample"}
+    assert found == {f"{what}/{m}" for m in ("untrained", "golden-sft", "rejection") for what in ("texts", "exam")} | {"train/golden-sft", "exam/oracle"}
+
+
+def test_other_examples_are_shown_to_those_who_see_them(done):
+    anew, found = changed(done, "examples")
+    assert {"texts/in-context", "exam/in-context"} <= anew and {"train/golden-sft", "exam/golden-direct-10", "exam/golden-direct-20"} <= found
 
 
 def test_the_ablation_has_another_generator(done):
-    out, made = done.others["right"]
-    assert changed(done, "right") == {item for item in made if item.split("-direct")[0] not in ("exam/golden", "exam/oracle")}
+    out, (anew, found) = done.others["right"][0], changed(done, "right")
+    assert found == {"exam/golden-direct-10", "exam/golden-direct-20", "exam/oracle"} and {item.split("/")[0] for item in anew} == {"train", "texts", "exam", "synthetic"}
     assert all(out.answers[f"golden-direct-{n}", 0] == done.out.answers[f"golden-direct-{n}", 0] for n in (10, 20)) and generator_name(done.run.params) == "zoo/drafts" != generator_name(check_params(Params, dict(dataset_path="world/right")))
     right = {name: x.sets["untrained", 0][0]["data"]["right"] for name, x in dict(world=done.out, right=out).items()}
     assert right["world"] < 0.75 < right["right"]
@@ -350,7 +363,7 @@ def test_rows_do_not_know_of_each_other(done, here, given):
     run = here(**SMALL | given)
     out = stages(run)
     assert list(out.answers) == [(row, 0) for row in rows_of(given["methods"], run.params.golden_sizes)]
-    for key in set(out.answers) & set(done.out.answers): assert out.answers[key] == done.out.answers[key] and out.sets[key] == done.out.sets[key] and {k: v for k, v in out.cost[key].items()} == done.out.cost[key]
+    for key in set(out.answers) & set(done.out.answers): assert out.answers[key] == done.out.answers[key] and out.sets[key] == done.out.sets[key] and out.cost[key] == done.out.cost[key]
     for key in set(out.history): assert out.history[key] == done.out.history[key] and torch.equal(weights(out.models[key]), weights(done.out.models[key]))
     mine, theirs = ((x.out_dir / "synthetic.csv").read_bytes() for x in (run, done.run))
     assert (mine == theirs) == ("per-sample" in given["methods"])
@@ -405,7 +418,7 @@ def test_checkpoints_are_models(done):
     for row in ALIGNED:
         folder = done.run.out_dir / "checkpoints" / f"{row}-0"
         assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["iteration-0000", "iteration-0002"]
-        assert torch.equal(weights(folder / "iteration-0000"), weights("zoo/drafts")) and not torch.equal(weights(folder / "iteration-0002"), weights("zoo/drafts"))
+        assert torch.equal(weights(folder / "iteration-0000"), weights("zoo/drafts")) and torch.equal(weights(folder / "iteration-0002"), weights("zoo/drafts")) == (row == "batch-level")
         assert torch.equal(weights(folder / "iteration-0002"), weights(done.out.models[row, 0])) == (done.out.best[row, 0] == 2)
     assert 2 in done.out.best.values() and not (stage_of(done, "train/per-sample").path / "best").exists() and not list(done.folder.rglob("checkpoint.pt"))
 
@@ -442,13 +455,13 @@ def test_accepted_texts_have_a_label_that_golden_texts_teach(done):
 
 def test_costs_add_up(done):
     cost = done.out.cost
-    assert (cost["per-sample", 0]["rounds"], cost["per-sample", 0]["texts"], cost["golden-sft", 0]["steps"]) == (3, 4 * 32, 3) and cost["untrained", 0]["written"] == 64
-    assert not any(cost["oracle", 0].values()) and not any(cost["untrained", 0][k] for k in ("rounds", "steps", "texts", "train_tokens")) and cost["per-sample", 0]["train_tokens"] > cost["per-sample", 0]["lm_tokens"] > 0
+    assert (cost["per-sample", 0]["rounds"], cost["per-sample", 0]["texts"], cost["golden-sft", 0]["train_steps"]) == (3, 4 * 32, 3) and cost["untrained", 0]["written"] == 64
+    assert not any(cost["oracle", 0].values()) and not any(cost["untrained", 0][k] for k in ("rounds", "train_steps", "texts", "train_tokens")) and cost["per-sample", 0]["train_tokens"] > cost["per-sample", 0]["lm_tokens"] > 0
     assert cost["in-context", 0]["lm_tokens"] > cost["untrained", 0]["lm_tokens"], "examples are read, too"
 
 
 def test_the_distance_from_the_beginning(done):
-    assert all(v > 0 for v in done.out.kl.values()) and all(next(r for r in stage_of(done, f"train/{row}").curves() if r["step"] == 0)["kl"] == 0 for row in ALIGNED)
+    assert all(v > 0 for (m, _), v in done.out.kl.items() if m != "batch-level") and done.out.kl["batch-level", 0] == 0 and all(next(r for r in stage_of(done, f"train/{row}").curves() if r["step"] == 0)["kl"] == 0 for row in ALIGNED)
 
 
 def test_seeds_have_their_own_golden_texts(here):
@@ -460,8 +473,8 @@ def test_seeds_have_their_own_golden_texts(here):
 def test_the_oracle_is_examined_anew_where_its_classifier_looks_at_the_pool(here, folders):
     "Early stopping by the golden pool: another pool, another oracle."
     bert = TINY | dict(classifier="transformer", classifier_model=str(folders("bert", "encoder")), damping=1.0, methods=["oracle"], oracle_size=16, classifier_epochs=1.0, classifier_patience=1)
-    a, b = here(**bert, num_pool=20) if "num_pool" not in bert else here(**bert), here(**bert | dict(num_pool=30))
-    stages(a), stages(b)
+    a, b = here(**bert), here(**bert | dict(num_pool=30))
+    for run in (a, b): stages(run)
     assert keys(a)["exam/oracle"] != keys(b)["exam/oracle"]
 
 
@@ -482,7 +495,7 @@ def test_a_generator_that_is_always_wrong_ends(here, monkeypatch):
     "No text can be accepted, however often it is asked."
     says(monkeypatch, lambda label, i: dict(cross="the warm lobby was friendly and kind .", glad="the rude lobby was cold and dirty .")[label] + str(i))
     said = line_of(stages, here(**TINY | dict(methods=["rejection"])))
-    assert "rejection" in said or "no text" in said or "no labelled text" in said
+    assert "rejection" in said and "texts.jsonl" not in said
 
 
 def test_a_generator_that_is_half_wrong_ends(here, monkeypatch):
@@ -572,7 +585,7 @@ def test_killed_fine_tuning_goes_on(done, here, monkeypatch):
 def bert(tmp_path_factory) -> str: return str(make_model("bert", tmp_path_factory.mktemp("bert"), head="encoder", vocab_texts=VOCABULARY))
 
 
-def transformer(bert: str, **more) -> dict: return TINY | dict(classifier="transformer", classifier_model=bert, damping=1.0, classifier_epochs=2.0, classifier_lr=1e-3, oracle_size=40, golden_sizes=[10]) | more
+def transformer(bert: str, **more) -> dict: return TINY | dict(classifier="transformer", classifier_model=bert, damping=1.0, classifier_epochs=6.0, classifier_lr=3e-3, oracle_size=40, golden_sizes=[10]) | more
 
 
 def test_a_transformer_as_classifier(here, bert):
@@ -629,7 +642,7 @@ def test_adapters_end_in_a_plain_model(here, writers, arch):
 
 def test_killed_with_adapters(here, writers, monkeypatch, tmp_path):
     given = TINY | LORA | dict(base_model=writers["llama"], methods=["per-sample"])
-    calm = stages(here(**given, cache=1) if "cache" in given else here(**given, params_name="calm"))
+    calm = stages(here(**given, params_name="calm"))
     kept, history = weights(calm.models["per-sample", 0]), calm.history["per-sample", 0]
     monkeypatch.setenv("RLGEN_CACHE_DIR", str(tmp_path / "another"))
     settings.cache_clear()
