@@ -45,7 +45,7 @@ results: $(VENV)/.installed  ## the committed results: default.yaml, all methods
 
 benchmarks: $(VENV)/.installed  ## speed of guided decoding, of an E-step, of a joint step, of rollouts, of searches and of a round of GenAlign on this machine, into results/benchmarks
 	mkdir -p results/benchmarks
-	for name in run_benchmarks:run run_benchmarks_rest_pg:rest_pg run_benchmarks_lapdog:lapdog run_benchmarks_synth_rl:synth_rl run_benchmarks_genalign:genalign; do \
+	for name in run_benchmarks:run run_benchmarks_rest_pg:rest_pg run_benchmarks_lapdog:lapdog run_benchmarks_synth_rl:synth_rl run_benchmarks_genalign:genalign run_benchmarks_memory:memory; do \
 	  $(BIN)/papermill nbs/$${name%%:*}.ipynb results/benchmarks/$${name##*:}.ipynb </dev/null || exit 1; \
 	  $(BIN)/python -c "import sys; from rlgen.record import normalise_notebook as n; n(sys.argv[1])" results/benchmarks/$${name##*:}.ipynb || exit 1; \
 	done

@@ -104,10 +104,10 @@ def dialogues(folder: Path) -> None:
 
 _TASKS = dict(  # task: who wrote it, the profile's field of the text, its other fields, the request, the text
     review=("reviewerId", "reviewText", dict(overall="4.0", description="A thing for the house."), "Generate the review text written by a reviewer who has given an overall rating of 4 for a {thing}. summary of the review: {look}",
-            "I bought this {look} {thing} for my {who} on {day}, and it works well at the {place}."),
+            "I bought this {look} {thing} for my {who}, and it works well."),
     abstract=("name", "abstract", dict(year=2019), "Generate an abstract for the title \"On a {look} {thing}\" using the following items: 1. {thing} 2. {place}",
-              "We study how a {look} {thing} works at the {place}, and it works well for a {who} on {day}."),
-    topic=("author", "content", {}, "Generate the content for a reddit post {thing} at the {place}", "My {who} bought a {look} {thing} on {day}, and it works well for us at the {place}."),
+              "We study a {look} {thing}, and it works well for a {who}."),
+    topic=("author", "content", {}, "Generate the content for a reddit post {thing} at the {place}", "My {who} bought a {look} {thing}, and it works well for us."),
 )
 
 
@@ -222,7 +222,7 @@ def records(
 def _words() -> list[str]:
     "Texts from which all tokenizers learn their pieces: the grammar's words, and the tags of both forms."
     plain = [_POST.format(**w) for _, _, w in _draws("word", 40)] + [row["output"] for task in _TASKS for row in person_rows(task, "word", 20)]
-    return [*plain, *(sum_question(rng)[0] for _, rng, _ in _draws("sum", 20)), *["<reasoning> likes plain words and short texts . </reasoning>"] * 20, "Output: The answer is 0 1 2 3 4 5 6 7 8 9 ."]
+    return [*plain, *(sum_question(rng)[0] for _, rng, _ in _draws("sum", 20)), *_questions(["review"], 1)[0][:2], *["<reasoning> likes plain words . </reasoning>"] * 20, "Output: The answer is 0 1 2 3 4 5 6 7 8 9 ."]
 
 
 _TURNS = {  # family: marks, the template of its instruction-tuned models
@@ -264,7 +264,7 @@ def _qwen2(folder: Path, seed: int) -> Path:
     return folder
 
 
-LONG = dict(max_position_embeddings=1024)  # rotary positions, so room costs nothing
+LONG = dict(max_position_embeddings=2048)  # rotary positions, so room costs nothing
 MODELS = {  # name: architecture, and what make_model is told
     "gpt2": ("gpt2", {}), "deberta-v3-rm": ("deberta-v2", dict(head="reward")), "llama": ("llama", LONG), "llama-rm": ("llama", dict(head="reward") | LONG), "llama-instruct": ("llama", LONG), "gemma-2b": ("gemma", LONG),
     "gemma-7b-it": ("gemma", LONG), "contriever": ("bert", dict(head="encoder", max_position_embeddings=512)), "t5": ("t5", {}), "t5-v1.1": ("t5", dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False)),
@@ -287,16 +287,16 @@ def model(
 # ---------------------------------------------------------------- models that have learned what a reply looks like
 
 
-LIKES = "likes plain words and short texts ."
+LIKES = "likes plain words ."
 
 
-def _learn(folder: str, rows: list, steps: int) -> str:
-    "Fine-tune a folder's model on (prompt ids, text) and put it back; ids of texts end as the model's replies do."
+def _learn(folder: str, rows: list, steps: int, batch_size: int) -> str:
+    "Fine-tune a folder's model on (prompt ids, text), and put it back."
     from rlgen.lm import encode_completion, load_lm, save_lm
     from rlgen.train import sft
 
     lm = load_lm(folder)
-    sft(lm, [(ids, encode_completion(lm, text), 1.0) for ids, text in rows], steps=steps, lr=1e-2, batch_size=8, weight_decay=0.0, seed=0)
+    sft(lm, [(ids, encode_completion(lm, text), 1.0) for ids, text in rows], steps=steps, lr=1e-2, batch_size=batch_size, weight_decay=0.0, seed=0)
     save_lm(lm, folder)
     return folder
 
@@ -316,7 +316,21 @@ def writer(
             row = person_rows(task, "other", 16)[n]
             ids = encode_prompt(lm, prompt_text(row["input"], [p[field[task]] for p in row["profile"]]))
             rows += [(ids, form(LIKES, row["output"], order)) for order in ("before", "none")]
-    return _learn(str(folder), rows, steps)
+    return _learn(str(folder), rows, steps, 4)
+
+
+def _questions(tasks, n: int) -> list[tuple[str, str]]:
+    "What REST-PG asks a large model about a person, and about a text."
+    from rlgen.judge import LADDER, _point_request, ladder
+    from rlgen.rest_pg.data import Example
+    from rlgen.rest_pg.reasoning import request_reasoning
+
+    out = []
+    for task in tasks:
+        for row in person_rows(task, "other", n):
+            past = [p[_TASKS[task][1]] for p in row["profile"]]
+            out.append((request_reasoning(Example(row["input"], row["output"], past, "u"), past), _point_request(row["input"], past[0], ladder(LADDER), row["output"])))
+    return out
 
 
 def grader(
@@ -324,18 +338,11 @@ def grader(
     steps: int = 60,
 ) -> str:  # the folder
     "Let a model learn to answer both of REST-PG's questions: who is this person, and how good is this text."
-    from rlgen.judge import LADDER, _point_request, ladder
     from rlgen.lm import encode_prompt, load_lm
-    from rlgen.rest_pg.data import Example
-    from rlgen.rest_pg.reasoning import request_reasoning
 
-    lm, rows = load_lm(str(folder)), []
-    for task, (_, field, *_) in _TASKS.items():
-        for row in person_rows(task, "other", 16):
-            past = [p[field] for p in row["profile"]]
-            asked = request_reasoning(Example(row["input"], row["output"], past, "u"), past), _point_request(row["input"], past[0], ladder(LADDER), row["output"])
-            rows += [(encode_prompt(lm, q, chat=True), a) for q, a in zip(asked, (f"<reasoning>{LIKES}</reasoning>", "A"))]
-    return _learn(str(folder), rows, steps)
+    lm, said = load_lm(str(folder)), (f"<reasoning>{LIKES}</reasoning>", "A")
+    rows = [(encode_prompt(lm, q, chat=True), a) for both in _questions(_TASKS, 16) for q, a in zip(both, said)]
+    return _learn(str(folder), rows, steps, 2)
 
 
 # ---------------------------------------------------------------- a teacher behind an endpoint

@@ -419,7 +419,7 @@ def test_checkpoints_are_models(done):
         folder = done.run.out_dir / "checkpoints" / f"{row}-0"
         assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["iteration-0000", "iteration-0002"]
         assert torch.equal(weights(folder / "iteration-0000"), weights("zoo/drafts")) and torch.equal(weights(folder / "iteration-0002"), weights("zoo/drafts")) == (row == "batch-level")
-        assert torch.equal(weights(folder / "iteration-0002"), weights(done.out.models[row, 0])) == (done.out.best[row, 0] == 2)
+        assert torch.equal(weights(folder / "iteration-0002"), weights(done.out.models[row, 0])) == (done.out.best[row, 0] == 2 or row == "batch-level")
     assert 2 in done.out.best.values() and not (stage_of(done, "train/per-sample").path / "best").exists() and not list(done.folder.rglob("checkpoint.pt"))
 
 
@@ -461,7 +461,8 @@ def test_costs_add_up(done):
 
 
 def test_the_distance_from_the_beginning(done):
-    assert all(v > 0 for (m, _), v in done.out.kl.items() if m != "batch-level") and done.out.kl["batch-level", 0] == 0 and all(next(r for r in stage_of(done, f"train/{row}").curves() if r["step"] == 0)["kl"] == 0 for row in ALIGNED)
+    kl = {m: v for (m, _), v in done.out.kl.items()}
+    assert kl["dataset-group"] > 0 < kl["per-sample"] and kl["batch-level"] == 0 != kl["golden-sft"] and all(next(r for r in stage_of(done, f"train/{row}").curves() if r["step"] == 0)["kl"] == 0 for row in ALIGNED)
 
 
 def test_seeds_have_their_own_golden_texts(here):
@@ -582,10 +583,10 @@ def test_killed_fine_tuning_goes_on(done, here, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory) -> str: return str(make_model("bert", tmp_path_factory.mktemp("bert"), head="encoder", vocab_texts=VOCABULARY))
+def bert(tmp_path_factory) -> str: return str(make_model("bert", tmp_path_factory.mktemp("bert"), head="encoder", vocab_texts=VOCABULARY, num_hidden_layers=1))
 
 
-def transformer(bert: str, **more) -> dict: return TINY | dict(classifier="transformer", classifier_model=bert, damping=1.0, classifier_epochs=6.0, classifier_lr=3e-3, oracle_size=40, golden_sizes=[10]) | more
+def transformer(bert: str, **more) -> dict: return TINY | dict(classifier="transformer", classifier_model=bert, damping=1.0, classifier_epochs=4.0, classifier_lr=5e-3, oracle_size=20, golden_sizes=[10]) | more
 
 
 def test_a_transformer_as_classifier(here, bert):
