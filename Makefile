@@ -2,6 +2,8 @@
 PYTHON ?= python3
 ALGO ?= pargs
 ARGS ?=
+# test processes
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 # faiss-gpu where an NVIDIA driver is, else faiss-cpu: both own the same folder, so never both
@@ -30,10 +32,10 @@ lab: $(VENV)/.installed  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=. $(ARGS)
 
 test: $(VENV)/.installed check-notebooks  ## everything that a change must pass
-	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not gpu" $(ARGS)
 
 test-full: $(VENV)/.installed check-notebooks  ## test, and what takes long
-	$(BIN)/python -m pytest -q -m "not gpu" --timeout 3000 $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not gpu" --timeout 3000 $(ARGS)
 
 check-notebooks: $(VENV)/.installed
 	$(BIN)/python tests/check_notebooks.py

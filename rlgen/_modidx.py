@@ -381,6 +381,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'rlgen.genalign.loop.text_credits': ('genalign_loop.html#text_credits', 'rlgen/genalign/loop.py'),
                                      'rlgen.genalign.loop.timed': ('genalign_loop.html#timed', 'rlgen/genalign/loop.py')},
             'rlgen.genalign.models': { 'rlgen.genalign.models._accepted': ('genalign_models.html#_accepted', 'rlgen/genalign/models.py'),
+                                       'rlgen.genalign.models._held_out': ('genalign_models.html#_held_out', 'rlgen/genalign/models.py'),
                                        'rlgen.genalign.models._report': ('genalign_models.html#_report', 'rlgen/genalign/models.py'),
                                        'rlgen.genalign.models.answers': ('genalign_models.html#answers', 'rlgen/genalign/models.py'),
                                        'rlgen.genalign.models.ask': ('genalign_models.html#ask', 'rlgen/genalign/models.py'),

@@ -59,7 +59,7 @@ class Step:
     generate: bool = False  # with a cache, nothing is kept for gradients
     frozen: tuple = field(default=())  # further models that only read: (name, bytes a weight)
 
-# %% ../nbs/88_memory.ipynb #estimate
+# %% ../nbs/88_memory.ipynb #activations
 def _sizes(config: Any) -> dict:
     "Width, layers, intermediate width, keys' width, vocabulary and whether the feed-forward part is gated."
     get = lambda *names: next((v for n in names if (v := getattr(config, n, None))), None)
@@ -82,9 +82,9 @@ def activations(
     layer = n * (8 * s["width"] + (3 if s["gated"] else 2) * s["inner"]) * size
     return (layer + s["layers"] * n * s["width"] * size if checkpointing else s["layers"] * layer) + (n * s["vocabulary"] * (size + 8) if logits else 0)
 
-
+# %% ../nbs/88_memory.ipynb #estimate
 def estimate(
-    step: Step,
+    step: Step,  # a model, what goes through it, what learns
 ) -> dict:  # gigabytes: weights, gradients, moments, activations, cache, others, total; and weights' number in millions
     "What a step needs, by formula; not measured."
     from peft import inject_adapter_in_model

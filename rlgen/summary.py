@@ -71,7 +71,7 @@ def headlines(
                             by_seed=list(pair["by_seed"].values()), claim=pair["low"] is not None and (pair["low"] > 0 or pair["high"] < 0) and len(signs) == 1))
     return out
 
-
+# %% ../nbs/89_summary.ipynb #headline-table
 def headline_table(
     rows: list[dict],  # of `headlines`
 ):  # a pandas DataFrame, a line for each comparison
@@ -81,7 +81,7 @@ def headline_table(
     return pd.DataFrame([{"system": r["system"], "measure": r["metric"], "method": f"{r['method']} {number(r['value'])}", "against": f"{r['rival']} {number(r['rival_value'])}", "difference": f"{r['diff']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]",
                           "by seed": ", ".join(f"{x:+.3f}" for x in r["by_seed"]), "claim": "yes" if r["claim"] else "no"} for r in rows])
 
-# %% ../nbs/89_summary.ipynb #cost
+# %% ../nbs/89_summary.ipynb #cost-rows
 READ = dict(lm_tokens="", rm_tokens="by the reward model")  # tokens a test item
 SPENT = dict(train_steps="steps", rounds="rounds", completions="completions", replies="replies", texts="texts", sampled_tokens="tokens sampled", train_tokens="tokens", teacher_tokens="tokens of the teacher")  # in training
 
@@ -97,7 +97,7 @@ def cost_rows(
             if row in tested: out.append(dict(system=s.title, row=row, **{k: v for k, v in tested[row].items() if k in READ | SPENT and v}))
     return out
 
-
+# %% ../nbs/89_summary.ipynb #cost-table
 def cost_table(
     rows: list[dict],  # of `cost_rows`
 ):  # a pandas DataFrame, a line for each row of a system
@@ -134,7 +134,7 @@ def summary_figure(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/89_summary.ipynb #curves
+# %% ../nbs/89_summary.ipynb #curve-points
 def curve_points(
     name: str,  # of a system
     metrics: dict,  # its metrics.json
@@ -151,7 +151,7 @@ def curve_points(
         lines[line] = [(step, fmean(values)) for step, values in sorted(at.items())]
     return {line: points for line, points in lines.items() if points}
 
-
+# %% ../nbs/89_summary.ipynb #curves
 def curves_figure(
     found: dict[str, dict],  # of `read_results`
     folder: Path | str = "",  # as for `read_results`
@@ -177,7 +177,7 @@ def png(
     figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
 
-# %% ../nbs/89_summary.ipynb #readme
+# %% ../nbs/89_summary.ipynb #write-block
 def write_block(
     name: str,  # of the block: <!-- results: name --> … <!-- end: name -->
     lines: Sequence[str],  # what stands between the markers
@@ -190,7 +190,7 @@ def write_block(
     atomic_write(place, text[: text.index(begin) + len(begin)] + "\n" + "\n".join(lines) + "\n" + text[text.index(end) :])
     return True
 
-
+# %% ../nbs/89_summary.ipynb #markdown-rows
 def markdown_rows(
     frame,  # a pandas DataFrame
 ) -> list[str]:  # a header, a rule, a line for each row

@@ -2,8 +2,10 @@
 
     records("gsm8k", folder)      # the files as the hub (or PhysioNet) has them, columns and quirks included, a few dozen rows of texts made here
     model("gemma-2b-it", folder)  # a random-weight model with its family's own tokenizer and, for -it and -instruct, its chat template
-    writer(folder, examples)      # a Gemma that has learned to write in REST-PG's two forms: a random one would never be rewarded
-    grader(folder, examples)      # an instruction-tuned Gemma that explains a person in a sentence, and gives every text the best mark
+    writer(folder)                # a Gemma that has learned to write in REST-PG's two forms: a random one would never be rewarded
+    talker(folder)                # a T5 that answers in ConvAI2's manner: a random one writes nothing, so that all rewards are equal
+    solver(folder, "gsm8k")       # a decoder that knows how answers are stated, and sometimes guesses right: a random one would never be rewarded
+    grader(folder)                # an instruction-tuned Gemma that explains a person in a sentence, and gives every text the best mark
     teach(prompt, rng)            # what a teacher behind an endpoint replies to each of Synthetic-Data-RL's requests
 
 Texts come from a small grammar, so that the same call gives the same bytes. A folder is what `rlgen` takes in the place of a hub id.
@@ -58,7 +60,7 @@ def _parquet(path: Path, rows: list[dict], features=None) -> None:
 # ---------------------------------------------------------------- posts and dialogues
 
 
-_POST = "My {who} borrowed my {look} {thing} last {day} and left it at the {place}. It was raining and now it does not work any more.\n\nI asked about it twice, and {name} says I am too strict. Am I?"
+_POST = "My {who} left my {look} {thing} at the {place} on {day}, in the rain.\n\nI asked about it twice, and {name} says I am too strict. Am I?"
 
 
 def comparisons(folder: Path) -> None:
@@ -66,8 +68,8 @@ def comparisons(folder: Path) -> None:
     rows = []
     for i, rng, w in _draws("post", 40):
         info = dict(id=f"t3_{i:05x}", post=_POST.format(**w) + f" (edit {i})", title=f"{w['who'].title()} broke my {w['thing']}", subreddit=rng.choice(["relationships", "AskReddit"]), site=None, article=None)
-        good = f" My {w['who']} borrowed my {w['thing']} and left it in the rain at the {w['place']}. I asked about it twice, {w['name']} says I am too strict."
-        bad = f" {w['who']} {w['thing']}, what do I do? It happened on {w['day']}, and I do not know any more what to say to them about all of this."
+        good = f" My {w['who']} left my {w['thing']} in the rain at the {w['place']}, {w['name']} says I am too strict when I ask."
+        bad = f" {w['who']} {w['thing']}, am I strict? It was in the rain on {w['day']}, I asked and asked about it, twice, and am I?"
         for worse in (bad, f" It rained at the {w['place']} on {w['day']} and something of mine is broken now.")[: 1 + i % 2]:
             choice = rng.randrange(2)
             summaries = [dict(text=t, policy=p, note=None) for t, p in ((worse, "sup1"), (good, "ref"))]
@@ -87,7 +89,7 @@ def tldr(folder: Path) -> None:
 def dialogues(folder: Path) -> None:
     "Anthropic/hh-rlhf: gzipped lines; two rows differ before the last reply, one ends with the human, one compares a text with itself."
     rows = []
-    for i, rng, w in _draws("talk", 48):
+    for i, rng, w in _draws("talk", 60):
         said = f"\n\nHuman: How do I mend a {w['look']} {w['thing']}, number {i}?\n\nAssistant:"
         if rng.random() < 0.4: said += f" Is it for your {w['who']}?\n\nHuman: Yes, {w['name']} needs it on {w['day']}.\n\nAssistant:"
         good = f" Take the {w['thing']} apart, dry every part in the sun, and put it together again before {w['day']}. Ask at the {w['place']} if a part is missing."
@@ -133,16 +135,20 @@ def longlamp(folder: Path) -> None:
 # ---------------------------------------------------------------- personas and stories
 
 
+def persona_rows(split: str, n: int) -> list[dict]:
+    "Dialogues in ConvAI2's manner: lower case, blanks around signs, the other one's turns after Q:, one's own after R:; two for each persona."
+    rows = []
+    for i, _, w in _draws(f"talk {split}", n):
+        own = random.Random(f"{split} {i // 2}")
+        persona = f"i own a {own.choice(THING)} . i work at the {own.choice(PLACE)} . my {own.choice(WHO)} is {own.choice(LOOK)} . i was born on a {own.choice(DAY).lower()} , {i // 2} years ago ."
+        turns = [f"Q: hi , what did you do on {w['day'].lower()} ?", f"R: i sold my {w['thing']} , and you ?", f"Q: i went to the {w['place']} with my {w['who']} ."][: 1 if i % 2 else 3]
+        rows.append(dict(question=f"persona: {persona} context:  {' '.join(turns)}", answers=[f"i like the {w['place']} , do you have a {w['thing']} ?"]))
+    return rows
+
+
 def convai2(folder: Path) -> None:
-    "ConvAI2 as LAPDOG reads it: lower case, blanks around signs, the other one's turns after Q:, one's own after R:; a row twice."
-    for split, n in dict(train=40, valid=16).items():
-        rows = []
-        for i, rng, w in _draws(f"talk {split}", n):
-            own = random.Random(f"{split} {i // 2}")
-            persona = f"i own a {own.choice(THING)} . i work at the {own.choice(PLACE)} . my {own.choice(WHO)} is {own.choice(LOOK)} . i was born on a {own.choice(DAY).lower()} {split} {i // 2} ."
-            turns = [f"Q: hi , what did you do on {w['day'].lower()} ?", f"R: i sold my {w['thing']} , and you ?", f"Q: i went to the {w['place']} with my {w['who']} ."][: 1 if i % 2 else 3]
-            rows.append(dict(question=f"persona: {persona} context:  {' '.join(turns)}", answers=[f"i like the {w['place']} , do you have a {w['look']} {w['thing']} , too ?"]))
-        _jsonl(folder / f"{split}.jsonl", [*rows, rows[2]])
+    "ConvAI2 as LAPDOG's authors keep it; a row stands twice."
+    for split, n in dict(train=40, valid=16).items(): _jsonl(folder / f"{split}.jsonl", (rows := persona_rows(split, n)) + rows[2:3])
 
 
 def fairytales(folder: Path) -> None:
@@ -156,7 +162,7 @@ def fairytales(folder: Path) -> None:
 
 def sum_question(rng: random.Random) -> tuple[str, str]:
     "A word problem of two steps, and the answer as GSM8K writes it."
-    w, a, b, c = _pick(rng), rng.randint(2, 40), rng.randint(2, 40), rng.randint(2, 9)
+    w, a, b, c = _pick(rng), rng.randint(1, 3), rng.randint(1, 3), rng.randint(1, 3)
     asked = f"{w['name']} has {a} tickets for the {w['place']} and buys {b} more on {w['day']}. Then a {w['who']} brings {c} tickets. How many tickets are there now?"
     return asked, f"{w['name']} has {a} + {b} = <<{a}+{b}={a + b}>>{a + b} tickets on {w['day']}.\nThere are {a + b} + {c} = <<{a + b}+{c}={a + b + c}>>{a + b + c} tickets now.\n#### {a + b + c}"
 
@@ -222,7 +228,7 @@ def records(
 def _words() -> list[str]:
     "Texts from which all tokenizers learn their pieces: the grammar's words, and the tags of both forms."
     plain = [_POST.format(**w) for _, _, w in _draws("word", 40)] + [row["output"] for task in _TASKS for row in person_rows(task, "word", 20)]
-    return [*plain, *(sum_question(rng)[0] for _, rng, _ in _draws("sum", 20)), *_questions(["review"], 1)[0][:2], *["<reasoning> likes plain words . </reasoning>"] * 20, "Output: The answer is 0 1 2 3 4 5 6 7 8 9 ."]
+    return [*plain, *(sum_question(rng)[0] for _, rng, _ in _draws("sum", 20)), *(f"{r['question']} {r['answers'][0]}" for r in persona_rows("word", 20)), *_questions(["review"], 1)[0][:2], *["<reasoning> likes plain words . </reasoning>"] * 20, *["Output: The answer is entailment. The answer is contradiction. The answer is neutral. Answer: The answer is 5."] * 5]
 
 
 _TURNS = {  # family: marks, the template of its instruction-tuned models
@@ -265,10 +271,11 @@ def _qwen2(folder: Path, seed: int) -> Path:
 
 
 LONG = dict(max_position_embeddings=2048)  # rotary positions, so room costs nothing
+LOUD = dict(initializer_range=0.3)  # else a random reward model or classifier says the same of everything
 MODELS = {  # name: architecture, and what make_model is told
-    "gpt2": ("gpt2", {}), "deberta-v3-rm": ("deberta-v2", dict(head="reward")), "llama": ("llama", LONG), "llama-rm": ("llama", dict(head="reward") | LONG), "llama-instruct": ("llama", LONG), "gemma-2b": ("gemma", LONG),
+    "gpt2": ("gpt2", {}), "deberta-v3-rm": ("deberta-v2", dict(head="reward") | LOUD), "llama": ("llama", LONG), "llama-rm": ("llama", dict(head="reward") | LOUD | LONG), "llama-instruct": ("llama", LONG), "gemma-2b": ("gemma", LONG),
     "gemma-7b-it": ("gemma", LONG), "contriever": ("bert", dict(head="encoder", max_position_embeddings=512)), "t5": ("t5", {}), "t5-v1.1": ("t5", dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False)),
-    "roberta": ("roberta", dict(head="encoder")),
+    "roberta": ("roberta", dict(head="encoder") | LOUD),
 }  # fmt: skip
 
 
@@ -303,7 +310,7 @@ def _learn(folder: str, rows: list, steps: int, batch_size: int) -> str:
 
 def writer(
     folder: Path | str,  # of a model that `model` has made
-    steps: int = 60,
+    steps: int = 130,
 ) -> str:  # the folder
     "Let a model learn both of REST-PG's forms from other persons' requests, so that a sample has one or the other."
     from rlgen.lm import load_lm
@@ -317,6 +324,40 @@ def writer(
             ids = encode_prompt(lm, prompt_text(row["input"], [p[field[task]] for p in row["profile"]]))
             rows += [(ids, form(LIKES, row["output"], order)) for order in ("before", "none")]
     return _learn(str(folder), rows, steps, 4)
+
+
+def talker(
+    folder: Path | str,  # of an encoder-decoder that `model` has made
+    steps: int = 60,
+) -> str:  # the folder
+    "Let a model learn how people reply to each other."
+    from rlgen.lapdog.data import load_dialogues
+    from rlgen.lapdog.feedback import fine_tune
+    from rlgen.lm import load_lm, save_lm
+
+    lm, (talks, _) = load_lm(str(folder)), load_dialogues(persona_rows("other", 32))
+    fine_tune(lm, talks, [[] for _ in talks], steps=steps, lr=1e-2, batch_size=4, seed=0)
+    save_lm(lm, folder)
+    return str(folder)
+
+
+def solver(
+    folder: Path | str,  # of a decoder that `model` has made
+    task: str,  # gsm8k or mednli
+    steps: int = 120,
+) -> str:  # the folder
+    "Let a model learn how the answers to a task are stated."
+    from dataclasses import replace
+
+    from rlgen.lm import load_lm
+    from rlgen.synth_rl.tasks import SHIPPED, Example, prompt_ids, reply_text
+
+    lm, rows = load_lm(str(folder)), []
+    known = replace(SHIPPED[task], chat=bool(lm.tokenizer.chat_template))
+    for _, rng, _ in _draws(f"{task} other", 48):
+        asked, output = _new_sample(task == "gsm8k", rng)
+        rows.append((prompt_ids(lm, known, asked), reply_text(known, Example(asked, output))))
+    return _learn(str(folder), rows, steps, 2)
 
 
 def _questions(tasks, n: int) -> list[tuple[str, str]]:
@@ -335,7 +376,7 @@ def _questions(tasks, n: int) -> list[tuple[str, str]]:
 
 def grader(
     folder: Path | str,  # of an instruction-tuned model that `model` has made
-    steps: int = 60,
+    steps: int = 80,
 ) -> str:  # the folder
     "Let a model learn to answer both of REST-PG's questions: who is this person, and how good is this text."
     from rlgen.lm import encode_prompt, load_lm

@@ -136,7 +136,8 @@ def test_texts_dont_know_of_each_other(arch, folders):
     asked = requests(lm, LABELS, 10, lambda label, i: pool(label, i, i % 3), 12)
     how = dict(temperature=0.8, top_p=0.9, max_new_tokens=12)
     whole, noise = write(lm, asked, seeds(10), **how), seeds(10)
-    def same(a, b): return a.completion_ids == b.completion_ids and a.prompt_ids == b.prompt_ids and a.logprobs == pytest.approx(b.logprobs, abs=1e-9) and {k: a.info[k] for k in ("text", "label", "finished")} == {k: b.info[k] for k in ("text", "label", "finished")}
+    def facts(r): return r.prompt_ids, r.completion_ids, r.info["text"], r.info["label"], r.info["finished"]
+    def same(a, b): return facts(a) == facts(b) and a.logprobs == pytest.approx(b.logprobs, abs=1e-9)
     for size in (1, 3, 64): assert all(map(same, whole, write(lm, asked, noise, batch_size=size, **how)))
     assert all(map(same, whole[::-1], write(lm, asked[::-1], noise[::-1], batch_size=4, **how))) and same(whole[6], write(lm, [asked[6]], [noise[6]], **how)[0])
     assert len({r.info["text"] for r in whole}) > 5 and len({len(r.prompt_ids) for r in whole}) > 2
@@ -563,11 +564,13 @@ def test_tuning_teaches_golden_texts():
 
 
 def test_golden_texts_that_dont_fit():
-    lm = build_lm(word_tokenizer([" ".join(world.vocabulary())]), width=8, layers=1, context=17)
-    size = {t.id: len(encode_completion(lm, t.text)) + 3 for t in POOL}
+    words = word_tokenizer([" ".join(world.vocabulary())])
+    size = {t.id: len(words(t.text).input_ids) + 1 + 3 for t in POOL}  # its end, and the prompt
+    room = sorted(size.values())[20]
+    lm = build_lm(words, width=8, layers=1, context=room)
     rows = tuning_rows(lm, POOL)
-    assert [r[1] for r in rows] == [encode_completion(lm, t.text) for t in POOL if size[t.id] <= 17] and 0 < len(rows) < len(POOL)
-    long = [t for t in POOL if size[t.id] > 17]
+    assert [r[1] for r in rows] == [encode_completion(lm, t.text) for t in POOL if size[t.id] <= room] and 20 < len(rows) < len(POOL)
+    long = [t for t in POOL if size[t.id] > room]
     assert f"none of {len(long)} golden texts" in line_of(tuning_rows, lm, long)
 
 

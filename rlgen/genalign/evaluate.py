@@ -25,7 +25,7 @@ from .setup import ALIGNED, BASES, Params, Problem, generator_name, load_problem
 from ..metrics import compare, summarise
 from ..record import check_params, csv_text, read_params, rounded, style
 
-# %% ../../nbs/69a_genalign_evaluate.ipynb #asked
+# %% ../../nbs/69a_genalign_evaluate.ipynb #run-of
 LEFT_OUT = ("seeds", "methods", "out_dir", "tracker", "tracker_project", "tracker_run_name", "params_name", "experiment_name", "run")
 
 
@@ -37,7 +37,7 @@ def run_of(
     places = [folder.resolve(), *folder.resolve().parents] if folder.is_dir() else []
     return next((up for up in places if (up / "params.yaml").is_file() and read_params([up / "params.yaml"], {}).get("run") == "genalign"), None)
 
-
+# %% ../../nbs/69a_genalign_evaluate.ipynb #params-of
 def params_of(
     checkpoint: str,  # a folder or a hub id
     given: dict | None = None,  # parameters as they were typed
@@ -47,7 +47,7 @@ def params_of(
     own: dict[str, Any] = {k: v for k, v in read_params([run / "params.yaml"], {}).items() if k not in LEFT_OUT} if run else {}
     return check_params(Params, own | (given or {}) | dict(methods=["untrained"]))
 
-
+# %% ../../nbs/69a_genalign_evaluate.ipynb #load-asked
 def load_asked(
     p: Params,  # of `params_of`
     data: str = "",  # golden texts that judge: a file, a folder, a hub id, world; empty: the run's own test
@@ -84,7 +84,7 @@ def confusion_figure(
     fig.tight_layout()
     return fig
 
-# %% ../../nbs/69a_genalign_evaluate.ipynb #report-md
+# %% ../../nbs/69a_genalign_evaluate.ipynb #rounds-figure
 def _rounds(checkpoint: str):
     "The picture of the run that left a checkpoint, of its own row and seed; None where there is no such run."
     run, row = run_of(checkpoint), next((p for p in (Path(checkpoint).resolve(), Path(checkpoint).resolve().parent) if p.name.rpartition("-")[0] in ALIGNED), None)
@@ -96,7 +96,7 @@ def _rounds(checkpoint: str):
     key = (method, int(seed))
     return curves_figure({key: rounds}, {key: min(range(len(rounds)), key=lambda i: rounds[i]["golden_loss"])})
 
-
+# %% ../../nbs/69a_genalign_evaluate.ipynb #report-md
 def _markdown(frame) -> str:
     "A DataFrame as a Markdown table."
     rows = [[frame.index.name or "", *frame.columns], ["---"] * (1 + len(frame.columns)), *([i, *r] for i, r in zip(frame.index, frame.to_numpy().tolist()))]
@@ -118,7 +118,7 @@ def _page(title: str, found: dict, out: Outcome, sets: dict, pictures: list[str]
              "## By class", _markdown(_by_class(sets, out.problem.labels)), "## The texts", _markdown(data_table(data_rows(out)).T.rename_axis("")), *(f"![{name}]({name}.png)" for name in pictures), "## Samples", f"| label | baseline | checkpoint |\n| --- | --- | --- |\n{texts}"]
     return "\n\n".join(parts) + "\n"
 
-# %% ../../nbs/69a_genalign_evaluate.ipynb #evaluate
+# %% ../../nbs/69a_genalign_evaluate.ipynb #examined
 def _png(figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
@@ -139,7 +139,7 @@ def _examined(p: Params, problem: Problem, models: dict[str, str], seed: int) ->
             out.texts[name, seed], out.sets[name, seed], out.answers[name, seed] = read_sets(texts)[0], json.loads((exam / "sets.json").read_text()), read_jsonl(exam / "answers.jsonl")
     return out
 
-
+# %% ../../nbs/69a_genalign_evaluate.ipynb #evaluate
 def evaluate(
     checkpoint: str,  # a generator's folder, as a run leaves it under models/ or checkpoints/, or a hub id
     data: str = "",  # golden texts that judge: a file, a folder, a hub id; empty: the run's own test

@@ -49,15 +49,18 @@ class Scoring:
     guard_near: float = 1.0  # share of common words that makes a copy
     watch: Counter = field(default_factory=Counter)  # seconds by part
 
-
+# %% ../../nbs/65a_genalign_loop.ipynb #timed
 @contextmanager
-def timed(watch: Counter, name: str):
+def timed(
+    watch: Counter,  # seconds by name, is added to
+    name: str,  # of the part
+):
     "Count the seconds of a block."
     begin = time.perf_counter()
     try: yield
     finally: watch[name] += time.perf_counter() - begin
 
-
+# %% ../../nbs/65a_genalign_loop.ipynb #measure-set
 def measure_set(
     how: Scoring,  # classifier, embedding, distance
     items: Sequence[Item],  # synthetic texts; each class has some
@@ -90,7 +93,7 @@ def text_credits(
     total = sum(weights[k] * to_advantages(x, labels, how.reward_clip) for k, x in parts.items())
     return total, [dict(zip(parts, row)) for row in zip(*(x.tolist() for x in parts.values()))]
 
-# %% ../../nbs/65a_genalign_loop.ipynb #score-round
+# %% ../../nbs/65a_genalign_loop.ipynb #scored
 @dataclass
 class Scored:
     "A round, judged."
@@ -100,14 +103,17 @@ class Scored:
     told: dict  # reward and its parts, golden_accuracy, distinct, …
     parts: list[dict]  # what the normaliser was shown
 
-
+# %% ../../nbs/65a_genalign_loop.ipynb #shared-credit
 def _reward(how: Scoring, scaled: dict) -> float: return combine(scaled, how.w_inter, how.w_intra, how.w_golden, how.reward_clip)
 
 
 def _sets(how: Scoring, items: list[Item]) -> list[list[Item]]:
     "The round's texts as data sets, in their order."
     if how.num_sets > len(items): raise RlgenError(f"num_sets = {how.num_sets}: a round has only {len(items)} texts; lower it or raise samples_per_iteration")
-    return [[items[i] for i in part] for part in torch.arange(len(items)).tensor_split(how.num_sets)]
+    sets = [[items[i] for i in part] for part in torch.arange(len(items)).tensor_split(how.num_sets)]
+    lacking = next(((i, label) for i, s in enumerate(sets) for label in sorted({t.label for t in items} - {t.label for t in s})), None)
+    if lacking: raise RlgenError(f"num_sets = {how.num_sets}: data set {lacking[0]} of the round has no text with the label {lacking[1]!r}; lower num_sets or raise samples_per_iteration")
+    return sets
 
 
 def _shared_credit(how: Scoring, items: list[Item], golden: Sequence[Item], normaliser: Normaliser, whole: dict) -> tuple[torch.Tensor, list[dict], float]:
@@ -119,7 +125,7 @@ def _shared_credit(how: Scoring, items: list[Item], golden: Sequence[Item], norm
     credits = to_advantages(dataset_credit(rewards, [len(s) for s in sets]), clip=how.reward_clip) if how.credit == "dataset" else scalar_credit(rewards[0], len(items))
     return credits, parts, sum(rewards) / len(rewards)
 
-
+# %% ../../nbs/65a_genalign_loop.ipynb #score-round
 def score_round(
     how: Scoring,  # how it is judged
     items: Sequence[Item],  # N texts as they were written
@@ -157,7 +163,7 @@ def converged(
     for x in losses: best, since = (x, 0) if x < best - min_delta else (best, since + 1)
     return patience > 0 and since >= patience
 
-# %% ../../nbs/65a_genalign_loop.ipynb #align
+# %% ../../nbs/65a_genalign_loop.ipynb #past
 def _keep(folder: Path, number: int, scored: Scored) -> None:
     "Write a round's texts."
     rows = rounded(scored.rows, 6)
@@ -173,7 +179,7 @@ class _Past:
         self.saved, self.start = time.monotonic(), self.states[1].load()
         self.rows = read_jsonl(self.file)[: self.start] if self.file.is_file() and self.start else []
         normaliser.seen = [part for row in self.rows for part in row["parts"]]
-        if rank_world()[0] == 0: (folder / "best").mkdir(exist_ok=True)
+        if rank_world()[0] == 0: (folder / "best").mkdir(parents=True, exist_ok=True)
 
     @property
     def losses(self) -> list[float]: return [r["golden_loss"] for r in self.rows]
@@ -194,7 +200,7 @@ class _Past:
         self.states[1].save(len(self.rows))
         self.saved = time.monotonic()
 
-
+# %% ../../nbs/65a_genalign_loop.ipynb #align
 def align(
     learner: Learner,  # its generator is trained in place, and is the best round's at the end
     how: Scoring,  # how rounds are judged
@@ -218,14 +224,15 @@ def align(
 ) -> dict:  # rounds, best (its number), stopped (early or not), alarms; raises RlgenError for a class without texts
     "Train a generator; goes on from the checkpoint in `folder`."
     past = _Past(folder, learner, normaliser)
+    spent = Cost(**past.rows[-1]["spent"]) if past.rows else Cost()
     bar = tqdm(range(past.start, rounds + 1), initial=past.start, total=rounds + 1, desc=label, disable=rank_world()[0] > 0, leave=False)
     for number in bar:
         asked = ask(number)
-        with timed(how.watch, "writing"): rollouts = write(learner.lm, asked, noise(number), cost=cost, **writing)
+        with timed(how.watch, "writing"): rollouts = write(learner.lm, asked, noise(number), cost=spent, **writing)
         scored = score_round(how, items_of(rollouts), golden, normaliser)
         if rank_world()[0] == 0: _keep(folder, number, scored)
         warning = alarm([*past.rows, scored.told], alarm_rounds) or ""
-        better = past.add(scored.told | dict(parts=scored.parts, alarm=warning))
+        better = past.add(scored.told | dict(parts=scored.parts, alarm=warning, spent=dict(vars(spent))))
         if save_every and number % save_every == 0: save(number)
         told = {k: v for k, v in scored.told.items() if k != "warning"}
         last = number == rounds or converged(past.losses, patience, min_delta)
@@ -235,5 +242,5 @@ def align(
         bar.set_postfix(loss=f"{told['golden_loss']:.3f}", accuracy=f"{told['golden_accuracy']:.3f}")
         if last: break
         past.checkpoint(better, save_seconds)
-    past.states[0].load()
-    return dict(rounds=len(past.rows) - 1, best=past.best, stopped=len(past.rows) <= rounds, alarms=[i for i, r in enumerate(past.rows) if r["alarm"]])
+    if cost is not None: cost.add(**vars(spent))
+    return dict(rounds=len(past.rows) - 1, best=past.states[0].load() - 1, stopped=len(past.rows) <= rounds, alarms=[i for i, r in enumerate(past.rows) if r["alarm"]])

@@ -32,17 +32,26 @@ from ..train import sft
 from ..worlds.genalign import fidelity
 
 # %% ../../nbs/67_genalign_models.ipynb #fresh
+def _held_out(kind: str, items: Sequence[Item], **options) -> Classifier:
+    "Training that is stopped by every tenth text of each class, which it doesn't learn from."
+    seen, dev = dict.fromkeys((t.label for t in items), 0), []
+    for t in items:
+        seen[t.label] += 1
+        if seen[t.label] % 10 == 0: dev.append(t)
+    return train_classifier(kind, [t for t in items if t not in dev], dev=dev or None, **options)
+
+
 def fresh(
     p: Params,  # classifier_*
-    problem: Problem,  # labels, and the golden pool that early stopping looks at
+    problem: Problem,  # labels
     seed: int,  # the run's
 ) -> Callable[[Sequence[Item]], Classifier]:  # raises RlgenError as `train_classifier` does
     "How a classifier learns from texts."
     if p.classifier == "words": return partial(train_classifier, "words", labels=problem.labels, l2=p.classifier_l2, max_words=p.classifier_max_words)
-    return partial(train_classifier, "transformer", labels=problem.labels, dev=problem.parts(seed).pool if p.classifier_patience else None, seed=seed_for(seed, "classifier"), model=p.classifier_model, batch_size=p.classifier_batch,
+    return partial(_held_out if p.classifier_patience else train_classifier, "transformer", labels=problem.labels, seed=seed_for(seed, "classifier"), model=p.classifier_model, batch_size=p.classifier_batch,
                    accumulation=p.classifier_accumulation, lr=p.classifier_lr, epochs=p.classifier_epochs, warmup=p.classifier_warmup, patience=p.classifier_patience, max_length=p.classifier_max_length)
 
-
+# %% ../../nbs/67_genalign_models.ipynb #embedding
 def embedding(
     p: Params,  # embedding_model, classifier_*
     problem: Problem,  # labels
@@ -70,7 +79,7 @@ def ask(
     shown = lambda label, i: in_context(pool, label, p.num_icl, p.icl_strategy, seed, first + i, p.diversity, p.icl_scope) if icl else ()
     return requests(lm, problem.labels, n, shown, p.max_new_tokens, p.prompt_template, p.instruction, p.chat)
 
-
+# %% ../../nbs/67_genalign_models.ipynb #writing
 def writing(
     p: Params,  # temperature, top_p, max_new_tokens, generation_batch_size
 ) -> dict:
@@ -96,7 +105,7 @@ def tune(
     if rank_world()[0] == 0: save_generator(lm, folder / "model", generator_name(p), how)
     return dict(steps=p.sft_steps, rows=len(rows))
 
-# %% ../../nbs/67_genalign_models.ipynb #learn
+# %% ../../nbs/67_genalign_models.ipynb #scoring
 def scoring(
     p: Params,  # weights, distance, guard, …
     problem: Problem,  # labels
@@ -106,7 +115,7 @@ def scoring(
     "How rounds are judged."
     return Scoring(fresh(p, problem, seed), embedding(p, problem, seed), credit, p.num_sets, p.w_inter, p.w_intra, p.w_golden, p.reward_clip, p.distance, p.curvature, p.damping, p.guard_weight, p.guard_floor, p.guard_near)
 
-
+# %% ../../nbs/67_genalign_models.ipynb #learner
 def learner(
     p: Params,  # algorithm, lr, …
     lm: LM,  # adapted where adapters are wanted; trained in place
@@ -115,7 +124,7 @@ def learner(
     "Who learns."
     return Learner(lm, p.algorithm, p.lr, p.kl_coef, p.ppo_epochs, p.minibatches, p.micro_batch, p.temperature, p.clip, p.value_clip, p.value_coef, p.gamma, p.lam, seed=seed_for(seed, "learner"))
 
-
+# %% ../../nbs/67_genalign_models.ipynb #learn
 def learn(
     folder: Path,  # model/, checkpoints/, rounds/, history.jsonl and report.json are written there
     log: Callable,  # log(round, reward=…, golden_loss=…, golden_accuracy=…, kl=…)
@@ -138,7 +147,7 @@ def learn(
         _report(folder, told)
     return dict(rounds=told["rounds"], best=told["best"], stopped=int(told["stopped"]), texts=n * (told["rounds"] + 1)) | vars(cost)
 
-# %% ../../nbs/67_genalign_models.ipynb #compose
+# %% ../../nbs/67_genalign_models.ipynb #accepted
 ROUNDS = 20  # that rejection asks at most
 
 
@@ -155,7 +164,7 @@ def _accepted(p: Params, lm: LM, problem: Problem, draw: Callable[[int], list], 
     turns = [kept[name][i] for i in range(want) for name in problem.labels if i < len(kept[name])]
     return turns[:n], asked
 
-
+# %% ../../nbs/67_genalign_models.ipynb #compose
 def compose(
     folder: Path,  # texts.jsonl and report.json are written there
     log: Callable,  # unused
@@ -184,7 +193,7 @@ def compose(
         _report(folder, told)
     return {k: told[k] for k in ("texts", "written")} | vars(cost)
 
-
+# %% ../../nbs/67_genalign_models.ipynb #read-sets
 def read_sets(
     folder: Path,  # of `compose`
 ) -> list[list[Item]]:  # each with its texts in order; empty texts are left out
@@ -192,7 +201,7 @@ def read_sets(
     rows = read_jsonl(folder / "texts.jsonl")
     return [[Item(r["text"], r["label"]) for r in rows if r["set"] == s and r["text"]] for s in sorted({r["set"] for r in rows})]
 
-# %% ../../nbs/67_genalign_models.ipynb #examine
+# %% ../../nbs/67_genalign_models.ipynb #describe
 def describe(
     items: Sequence[Item],  # a data set
     vectors: torch.Tensor,  # (N, E) of its texts
@@ -204,7 +213,7 @@ def describe(
     more = fidelity([(t.text, t.label) for t in items]) if known else {}
     return dict(n=len(items)) | {k: far[k] for k in ("inter", "intra", "silhouette", "quality")} | {k: varied[k] for k in ("different", "distinct_2", "self_similarity")} | more
 
-
+# %% ../../nbs/67_genalign_models.ipynb #answers
 def answers(
     classifier: Classifier,  # trained
     test: Sequence[Item],  # N golden texts
@@ -213,7 +222,7 @@ def answers(
     logits, y = classifier.logits([t.text for t in test]), class_indices(test, classifier.labels)
     return (logits.argmax(-1) == y).double(), torch.nn.functional.cross_entropy(logits, y, reduction="none")
 
-
+# %% ../../nbs/67_genalign_models.ipynb #examine
 def examine(
     folder: Path,  # answers.jsonl and sets.json are written there
     log: Callable,  # unused

@@ -43,7 +43,7 @@ def tables(
     wanted = [(a, b) for i, a in enumerate(ALIGNED) if a in rows for b in rows if b not in list(ALIGNED)[i:]]
     return dict(table=summarise(scores, list(METRICS)), pairs=[r | dict(claim=holds(r)) for r in compare(scores, wanted, [METRICS[0]])])
 
-
+# %% ../../nbs/69_genalign_report.ipynb #read-tables
 def read_tables(
     folder: Path | str,  # a run's, with scores.csv
 ) -> dict:  # as `tables`; raises RlgenError where there is no such file
@@ -91,7 +91,7 @@ def data_rows(
                         **{k: fmean(s["data"][k] for s in every) for k in DESCRIBED if k in every[0]["data"]}, **(dict(kl=fmean(kl)) if kl else {})))
     return out
 
-
+# %% ../../nbs/69_genalign_report.ipynb #data-table
 NAMES = dict(n="texts", macro_f1="macro-F1", ece="calibration error", spread="sd between sets", right="labels right", undecided="tell nothing", spurious="day tells (nats)", topics="topics (nats)", different="different", self_similarity="self-similarity", inter="inter", intra="intra", silhouette="silhouette", quality="quality", kl="KL (nats)")
 
 
@@ -104,7 +104,7 @@ def data_table(
     cell = lambda r, k: "" if k not in r else f"{r[k]:,.0f}" if k == "n" else f"{r[k]:.3f}"
     return pd.DataFrame([{NAMES[k]: cell(r, k) for k in known} for r in rows], index=pd.Index([r["row"] for r in rows], name="row"))
 
-
+# %% ../../nbs/69_genalign_report.ipynb #class-table
 def class_table(
     outcome: Outcome,  # sets
     rows: Sequence[str],  # of the table
@@ -117,7 +117,7 @@ def class_table(
         out += [{"class": label, "row": m, **{k: round(fmean(s["classes"][label][k] for s in every), 3) for k in ("precision", "recall", "f1")}} for label in outcome.problem.labels if every]
     return pd.DataFrame(out).set_index(["class", "row"]).sort_index(level=0, sort_remaining=False) if out else None
 
-# %% ../../nbs/69_genalign_report.ipynb #bars
+# %% ../../nbs/69_genalign_report.ipynb #accuracy-bars
 FLOORS = ("untrained", "in-context")
 
 
@@ -138,7 +138,7 @@ def accuracy_bars(
     fig.tight_layout()
     return fig
 
-# %% ../../nbs/69_genalign_report.ipynb #curves
+# %% ../../nbs/69_genalign_report.ipynb #curves-figure
 PANELS = dict(golden_accuracy="golden accuracy, dev", golden_loss="golden loss, dev", reward="reward", inter="inter-class distance", intra="intra-class distance", distinct="different texts")
 
 
@@ -177,7 +177,7 @@ def axes_of(
     way = np.concatenate([first, np.linalg.svd(rest, full_matrices=False)[2][:1]])[:2].T
     return centre, way * np.where(way[np.abs(way).argmax(0), [0, 1]] < 0, -1, 1)
 
-
+# %% ../../nbs/69_genalign_report.ipynb #map-figure
 def map_figure(
     golden: Sequence[Item],  # golden texts
     sets: dict[str, Sequence[Item]],  # name -> synthetic texts
@@ -202,7 +202,7 @@ def map_figure(
     fig.legend(*panels[0, 0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=6, frameon=False, markerscale=4)
     return fig
 
-
+# %% ../../nbs/69_genalign_report.ipynb #run-map
 def run_map(
     run: Run,  # its parameters
     outcome: Outcome,  # texts
@@ -213,7 +213,7 @@ def run_map(
     shown = {m: outcome.texts[m, seed][:n] for m in ("untrained", first) if (m, seed) in outcome.texts} or {m: each[:n] for (m, s), each in list(outcome.texts.items())[:2]}
     return map_figure(outcome.problem.parts(seed).test[:n], shown, embedding(run.params, outcome.problem, seed)) if shown else None
 
-# %% ../../nbs/69_genalign_report.ipynb #cost
+# %% ../../nbs/69_genalign_report.ipynb #cost-rows
 COSTS = dict(rounds="rounds", texts="texts in training", train_tokens="tokens in training", train_steps="steps of fine-tuning", written="texts for the table", lm_tokens="tokens a text")
 
 
@@ -225,7 +225,7 @@ def cost_rows(
     mean = {m: {k: fmean(c[k] for c in spent) for k in spent[0]} for m, spent in each.items()}
     return [dict(method=m) | c | {k: c[k] / max(1, c["written"]) for k in ("lm_tokens", "lm_forwards")} for m, c in mean.items()]
 
-
+# %% ../../nbs/69_genalign_report.ipynb #cost-table
 def cost_table(
     cost: list[dict],  # of `cost_rows`
 ):  # a pandas DataFrame, a line for each row
@@ -233,7 +233,7 @@ def cost_table(
     import pandas as pd
     return pd.DataFrame([{name: f"{c[k]:,.0f}" for k, name in COSTS.items()} for c in cost], index=pd.Index([c["method"] for c in cost], name="row"))
 
-# %% ../../nbs/69_genalign_report.ipynb #report
+# %% ../../nbs/69_genalign_report.ipynb #samples
 def samples(
     outcome: Outcome,  # texts
     n: int,  # texts of each row
@@ -243,7 +243,7 @@ def samples(
     rows = {m: each for (m, s), each in outcome.texts.items() if s == seed}
     return [dict(number=i, rows=[dict(method=m, label=each[i].label, text=each[i].text) for m, each in rows.items() if i < len(each)]) for i in range(n)] if rows else []
 
-
+# %% ../../nbs/69_genalign_report.ipynb #report
 def report(
     run: Run,  # after its stages
     outcome: Outcome,  # of `stages`

@@ -112,7 +112,7 @@ class Work:
         made = lambda stages, name: sum(t.cost.get(name, 0) for t in stages)
         self.out.cost[row, self.seed] = dict(rounds=made(before, "rounds"), train_steps=made(before, "steps"), texts=made(before, "texts"), train_tokens=made(before, "lm_tokens"), written=made(after, "written"), lm_tokens=made(after, "lm_tokens"), lm_forwards=made(after, "lm_forwards"))
 
-# %% ../../nbs/68_genalign_run.ipynb #stages
+# %% ../../nbs/68_genalign_run.ipynb #check
 _all_ = ["Params", "start", "METHODS"]  # with `stages` and `apart`, what the command line asks a system's module for
 
 
@@ -122,7 +122,7 @@ def _check(p: Params, problem: Problem) -> None:
     least = min([p.num_synthetic] + [p.samples_per_iteration // p.num_sets] * ("dataset-group" in p.methods))
     if least < len(problem.labels): raise RlgenError(f"{least} texts in a data set of {len(problem.labels)} classes: some class would have none; raise samples_per_iteration and num_synthetic, or lower num_sets")
 
-
+# %% ../../nbs/68_genalign_run.ipynb #deliver
 def deliver(
     run: Run,  # whose folder receives synthetic.csv
     works: dict[int, Work],  # by seed
@@ -134,7 +134,7 @@ def deliver(
     rows = [dict(text=t.text, label=t.label) for t in read_sets(texts.path)[0]]
     if rank_world()[0] == 0: atomic_write(run.out_dir / "synthetic.csv", csv_text(rows))
 
-
+# %% ../../nbs/68_genalign_run.ipynb #stages
 def stages(
     run: Run,  # as `start` opens it
 ) -> Outcome:  # raises RlgenError where the data or a model can't be used

@@ -111,7 +111,7 @@ class Params:
     classifier_lr: float = param(1e-5, low=0)
     classifier_epochs: float = param(3.0, low=1e-6)
     classifier_warmup: int = param(0, low=0)  # updates
-    classifier_patience: int = param(0, low=0)  # epochs without a better loss on the golden pool; 0: all epochs
+    classifier_patience: int = param(0, low=0)  # epochs without a better loss on a tenth of the texts, held out; 0: all epochs
     classifier_max_length: int = param(256, low=4)  # tokens
     embedding_model: str = ""  # for distances: an encoder's folder or hub id; empty: the frozen, initial classifier
     distance: str = param("cosine", choices=DISTANCES)
@@ -138,7 +138,7 @@ def in_world(
     "Whether a run is about the embedded world."
     return p.dataset_path in BASES
 
-
+# %% ../../nbs/66_genalign_setup.ipynb #generator-name
 def generator_name(
     p: Params,  # base_model, dataset_path
 ) -> str:  # raises RlgenError where nobody names a generator
@@ -146,7 +146,7 @@ def generator_name(
     if not p.base_model and not in_world(p): raise RlgenError("parameter base_model is empty: name the generator, a folder or a hub id; only the world brings its own")
     return p.base_model or BASES[p.dataset_path]
 
-
+# %% ../../nbs/66_genalign_setup.ipynb #adapters
 def adapters(
     p: Params,  # lora_*
     seed: int,  # of the fresh adapters
@@ -154,7 +154,7 @@ def adapters(
     "How the generator learns."
     return Adapters(p.lora_r, p.lora_alpha, p.lora_dropout, tuple(p.lora_targets), seed)
 
-
+# %% ../../nbs/66_genalign_setup.ipynb #first-row
 def first_row(
     p: Params,  # credit
 ) -> str:
@@ -203,7 +203,7 @@ class Problem:
     report: dict = field(default_factory=dict)  # what was read and left out
     known: bool = False  # whether the world can say what a text really is
 
-
+# %% ../../nbs/66_genalign_setup.ipynb #few
 def few(
     items: Sequence[Item],  # of all classes
     n: int,  # how many are wanted
@@ -254,7 +254,7 @@ def real_problem(
     kept = {k: v for k, v in report.items() if k != "labels"}
     return Problem(lambda seed: cut, lambda seed: few(whole.pool, p.oracle_size), cut.labels, dict(pool=len(cut.pool), dev=len(cut.dev), test=len(cut.test), read=kept, **(dict(read_test={k: v for k, v in more.items() if k != "labels"}) if more else {})))
 
-
+# %% ../../nbs/66_genalign_setup.ipynb #load-problem
 def load_problem(
     p: Params,  # dataset_path says which
 ) -> Problem:  # raises RlgenError for data that can't be used
