@@ -448,6 +448,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'rlgen.genalign.run.Work.texts': ('genalign_run.html#work.texts', 'rlgen/genalign/run.py'),
                                     'rlgen.genalign.run._check': ('genalign_run.html#_check', 'rlgen/genalign/run.py'),
                                     'rlgen.genalign.run._digest': ('genalign_run.html#_digest', 'rlgen/genalign/run.py'),
+                                    'rlgen.genalign.run._look_for': ('genalign_run.html#_look_for', 'rlgen/genalign/run.py'),
                                     'rlgen.genalign.run.apart': ('genalign_run.html#apart', 'rlgen/genalign/run.py'),
                                     'rlgen.genalign.run.deliver': ('genalign_run.html#deliver', 'rlgen/genalign/run.py'),
                                     'rlgen.genalign.run.stages': ('genalign_run.html#stages', 'rlgen/genalign/run.py')},

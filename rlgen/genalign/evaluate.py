@@ -56,7 +56,9 @@ def load_asked(
     "Golden texts for an examination."
     problem = load_problem(p)
     if not data: return problem
-    if data in BASES: return world_problem(p)
+    if data in BASES:
+        if (other := world_problem(p)).labels != problem.labels: raise RlgenError(f"data = {data!r}: the world has the classes {', '.join(other.labels)}, this generator {', '.join(problem.labels)}; name golden texts of those")
+        return other
     alone = any((root / Path(data).expanduser()).is_file() for root in (Path.cwd(), find_root()))
     test, report = load_items(data, split or ("train" if alone else "test"), p.text_column, p.label_column, problem.labels)
     def parts(seed: int) -> Parts: return problem.parts(seed)._replace(test=test)
@@ -112,8 +114,10 @@ def _by_class(sets: dict[str, list[dict]], labels: Sequence[str]):
 
 def _page(title: str, found: dict, out: Outcome, sets: dict, pictures: list[str], shown: dict[str, list[Item]]) -> str:
     "report.md."
-    rows = "\n".join(f"| {r['metric']} | {r['mean']:.3f} | {r['low']:.3f} to {r['high']:.3f} |" for r in found["table"])
-    texts = "\n".join(f"| {a.label} | {a.text.replace('|', ' ')} | {b.text.replace('|', ' ')} |" for a, b in zip(*shown.values()))
+    spanned = lambda r: "" if r["low"] is None else f"{r['low']:.3f} to {r['high']:.3f}"
+    flat = lambda text: " ".join(text.replace("|", " ").split())
+    rows = "\n".join(f"| {r['metric']} | {r['mean']:.3f} | {spanned(r)} |" for r in found["table"])
+    texts = "\n".join(f"| {a.label} | {flat(a.text)} | {flat(b.text)} |" for a, b in zip(*shown.values()))
     parts = [f"# {title}", f"{found['table'][0]['n']} golden texts judge; {len(sets['baseline'])} data sets of each generator, a fresh classifier for each.", f"| | mean | 95 % interval |\n| --- | --- | --- |\n{rows}",
              "## By class", _markdown(_by_class(sets, out.problem.labels)), "## The texts", _markdown(data_table(data_rows(out)).T.rename_axis("")), *(f"![{name}]({name}.png)" for name in pictures), "## Samples", f"| label | baseline | checkpoint |\n| --- | --- | --- |\n{texts}"]
     return "\n\n".join(parts) + "\n"

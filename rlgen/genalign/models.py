@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 # %% ../../nbs/67_genalign_models.ipynb #imports-rlgen
-from ..core import atomic_write, jsonl, rank_world, read_jsonl, seed_for
+from ..core import RlgenError, atomic_write, jsonl, rank_world, read_jsonl, seed_for
 from .classifier import Classifier, class_indices, judge, new_classifier, train_classifier, word_means
 from .data import Item, in_context
 from .distances import class_distances, diversity
@@ -24,7 +24,7 @@ from .generator import Learner, Request, adapt, load_generator, mean_kl, request
 from .loop import Scoring, align
 from .reward import Normaliser
 from .setup import ALIGNED, TRAINED, Params, Problem, adapters, few, generator_name
-from ..lm import LM, load_lm
+from ..lm import LM
 from ..record import rounded
 from ..retrieval import load_encoder
 from ..sampling import Cost
@@ -142,8 +142,8 @@ def learn(
                  rounds=p.max_iterations, patience=p.patience, min_delta=p.min_delta, warmup=p.warmup, alarm_rounds=p.alarm_rounds, save_every=p.save_every, save=keep, log=log, label=method, cost=cost, **writing(p))
     if rank_world()[0] == 0:
         save_generator(lm, folder / "model", name, how)
+        (folder / "checkpoint.pt").unlink(missing_ok=True)  # first: without it nothing goes on from here
         shutil.rmtree(folder / "best")
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
         _report(folder, told)
     return dict(rounds=told["rounds"], best=told["best"], stopped=int(told["stopped"]), texts=n * (told["rounds"] + 1)) | vars(cost)
 
@@ -161,6 +161,7 @@ def _accepted(p: Params, lm: LM, problem: Problem, draw: Callable[[int], list], 
         for r, guess in zip(written, guesses):
             if problem.labels[guess] == r.info["label"]: kept[r.info["label"]].append(r)
         if all(len(v) >= want for v in kept.values()): break
+    if not any(kept.values()): raise RlgenError(f"row rejection: the classifier of {len(problem.parts(seed).pool)} golden texts agrees with none of {asked} that were written; raise num_pool, take another base_model, or leave the row out")
     turns = [kept[name][i] for i in range(want) for name in problem.labels if i < len(kept[name])]
     return turns[:n], asked
 
@@ -187,7 +188,7 @@ def compose(
         written, kept = written + spent, kept or found
         rows += [dict(set=s, label=r.info["label"], text=r.info["text"]) for r in found]
     told = dict(texts=len(rows), written=written)
-    if method in TRAINED and kept: told["kl"] = mean_kl(lm, load_lm(generator_name(p)), kept, p.generation_batch_size)
+    if method in TRAINED and kept: told["kl"] = mean_kl(lm, load_generator(generator_name(p), p.quantization), kept, p.generation_batch_size)
     if rank_world()[0] == 0:
         atomic_write(folder / "texts.jsonl", jsonl(rows))
         _report(folder, told)

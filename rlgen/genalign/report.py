@@ -66,7 +66,7 @@ def main_table(
     "Golden accuracy of every row, and how far the aligned one is ahead of it."
     import pandas as pd
     ahead = {r["b"]: (r, 1) for r in found["pairs"] if r["a"] == first} | {r["a"]: (r, -1) for r in found["pairs"] if r["b"] == first}
-    def turned(r, sign): return r if sign > 0 else r | dict(diff=-r["diff"], low=r["high"] and -r["high"], high=r["low"] and -r["low"], by_seed={s: -x for s, x in r["by_seed"].items()})
+    def turned(r, sign): return r if sign > 0 else r | dict(diff=0.0 - r["diff"], low=r["high"] and 0.0 - r["high"], high=r["low"] and 0.0 - r["low"], by_seed={s: 0.0 - x for s, x in r["by_seed"].items()})
     rows = [r for r in found["table"] if r["metric"] == METRICS[0]]
     def line(r):
         d = turned(*ahead[r["method"]]) if r["method"] in ahead else None
@@ -174,7 +174,7 @@ def axes_of(
     middles = np.stack([x[[t == name for t in labels]].mean(0) for name in sorted(set(labels))]) - centre
     first = np.linalg.svd(middles, full_matrices=False)[2][:2] if len(middles) > 2 else np.linalg.svd(middles, full_matrices=False)[2][:1]
     rest = x - centre - (x - centre) @ first.T @ first
-    way = np.concatenate([first, np.linalg.svd(rest, full_matrices=False)[2][:1]])[:2].T
+    way = np.linalg.qr(np.concatenate([first, np.linalg.svd(rest, full_matrices=False)[2][:1]])[:2].T)[0]  # at right angles even where nothing varies
     return centre, way * np.where(way[np.abs(way).argmax(0), [0, 1]] < 0, -1, 1)
 
 # %% ../../nbs/69_genalign_report.ipynb #map-figure
@@ -210,7 +210,8 @@ def run_map(
 ):  # a matplotlib figure; None where no row writes
     "The map of the first seed: golden test, the untrained generator and the aligned one."
     seed, first = run.params.seeds[0], first_row(run.params)
-    shown = {m: outcome.texts[m, seed][:n] for m in ("untrained", first) if (m, seed) in outcome.texts} or {m: each[:n] for (m, s), each in list(outcome.texts.items())[:2]}
+    mine = {m: each[:n] for (m, s), each in outcome.texts.items() if s == seed}
+    shown = {m: mine[m] for m in ("untrained", first) if m in mine} or dict(list(mine.items())[:2])
     return map_figure(outcome.problem.parts(seed).test[:n], shown, embedding(run.params, outcome.problem, seed)) if shown else None
 
 # %% ../../nbs/69_genalign_report.ipynb #cost-rows

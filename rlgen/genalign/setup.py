@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from ..core import RlgenError, seed_for, suggest
 from .classifier import KINDS
 from .credit import CREDITS, CURVATURES
-from .data import DIVERSITY, SCOPES, STRATEGIES, Item, Parts, load_items, split_items
+from .data import DIVERSITY, SCOPES, STRATEGIES, Item, Parts, bare, load_items, split_items
 from .distances import DISTANCES
 from .generator import ALGORITHMS, QUANTIZATION, TEMPLATE, Adapters, prompt_text
 from .reward import NORMALIZE, combine
@@ -263,7 +263,7 @@ def load_problem(
     pool = problem.parts(p.seeds[0]).pool
     if "in-context" in p.methods or p.icl_training:
         wide = p.icl_strategy == "balanced" or p.icl_scope == "all"
-        least = len(pool) if wide else min(sum(t.label == name for t in pool) for name in problem.labels)
+        least = len({bare(t.text) for t in pool}) if wide else min(len({bare(t.text) for t in pool if t.label == name}) for name in problem.labels)
         if p.num_icl > least: raise RlgenError(f"num_icl = {p.num_icl}: the golden pool has {least} texts {'in all' if wide else 'of its smallest class'}; lower it or raise num_pool")
     if "golden-direct" in p.methods and (odd := [n for n in p.golden_sizes if not len(problem.labels) <= n <= len(pool)]): raise RlgenError(f"golden_sizes: {odd[0]} golden texts of {len(pool)} in the pool, {len(problem.labels)} classes; choose numbers between")
     return problem
