@@ -331,7 +331,7 @@ def test_four_bits_without_a_gpu_are_one_line(here, shelf):
 
 
 FIRST = dict(pargs="base_model", rest_pg="model_name", lapdog="reader_model_type", synth_rl="base_model_path", genalign="base_model")  # the model that is trained
-OTHERS = {"pargs/tldr_paper": ("reward_model", "eval_reward_model", "ppo_model"), "pargs/hh_paper": ("reward_model", "eval_reward_model"), "rest_pg/public": ("reasoning_model", "retrieval_model"),
+OTHERS = {"pargs/tldr_paper": ("reward_model", "partial_reward_init", "partial_reward_model", "eval_reward_model", "dpo_model", "ppo_model", "judge_model"), "pargs/hh_paper": ("reward_model", "eval_reward_model"), "rest_pg/public": ("reasoning_model", "retrieval_model"),
           "rest_pg/paper": ("reasoning_model", "judge_model", "retrieval_model"), "lapdog/grpo_public": ("retriever_model",), "lapdog/paper": ("retriever_model",), "genalign/paper": ("classifier_model",)}  # those it needs besides
 UNTAUGHT = dict(rest_pg=("gemma-2b", dict(retrieval_model="contriever", reasoning_model="gemma-7b-it", judge_model="gemma-7b-it")), lapdog=("t5", dict(retriever_model="contriever")), synth_rl=("llama-instruct", {}))  # stand-ins that have learned nothing
 
@@ -381,10 +381,7 @@ def test_a_missing_folder_is_one_line(here, shelf, name):
     assert line_of(stages, run).endswith("nowhere: no such model folder") and not run.stages
 
 
-LATE = pytest.mark.xfail(strict=True, reason="told in one line, but only when its turn comes, after trainings")
-
-
-@pytest.mark.parametrize("name, which", [pytest.param(name, k, marks=[LATE] * (name.startswith("pargs") or k in ("reasoning_model", "judge_model"))) for name, ks in OTHERS.items() for k in ks])
+@pytest.mark.parametrize("name, which", [(name, k) for name, ks in OTHERS.items() for k in ks])
 def test_every_other_model_is_looked_for_first(here, shelf, monkeypatch, name, which):
     "A folder that isn't there and a gated model, in the place of each of them: told before anything is trained or written."
     furnish(name, Path.cwd(), shelf)

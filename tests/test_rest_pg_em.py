@@ -17,7 +17,7 @@ from rlgen.lm import build_lm, encode_completion, encode_prompt, load_lm, word_t
 from rlgen.metrics import words
 from rlgen.rest_pg import em
 from rlgen.rest_pg.data import Example
-from rlgen.rest_pg.em import choose, e_report, e_step, force, judge_rewards, m_rows, rouge_rewards, sample_outputs
+from rlgen.rest_pg.em import e_report, e_step, force, judge_rewards, m_rows, rouge_rewards, sample_outputs, select_outputs
 from rlgen.rest_pg.prompt import form
 from rlgen.sampling import Cost, generate, greedy, sampler
 from rlgen.train import sft, sft_loss
@@ -62,7 +62,7 @@ def attempt(sample=0, reward=1.0, text="a", reasoning="z", item=0, finished=True
     return dict(item=item, sample=sample, reasoning=reasoning, text=text, finished=finished, reward=reward, ids=list(ids), tokens=len(ids), reasoning_tokens=1)
 
 
-def kept(attempts, threshold=0.5, most=10): return [(a["item"], a["sample"]) for a in choose(attempts, threshold, most) if a["kept"]]
+def kept(attempts, threshold=0.5, most=10): return [(a["item"], a["sample"]) for a in select_outputs(attempts, threshold, most) if a["kept"]]
 
 
 # ---------------------------------------------------------------- rewards
@@ -116,7 +116,7 @@ def test_choice_by_hand():
 def test_outputs_count_once_thoughts_and_text_together():
     same = [attempt(0), attempt(1), attempt(2, reasoning="y"), attempt(3, text="b"), attempt(4, item=1)]
     assert kept(same) == [(0, 0), (0, 2), (0, 3), (1, 4)]
-    assert [a["accepted"] for a in choose(same, 0.5, 1)] == [True] * 5
+    assert [a["accepted"] for a in select_outputs(same, 0.5, 1)] == [True] * 5
     assert kept(same, most=2) == [(0, 0), (0, 2), (1, 4)], "twins take no place"
 
 
@@ -134,14 +134,14 @@ def test_items_dont_compete():
 def test_never_accepted():
     for bad in (attempt(text=None, reward=0.0), attempt(reward=None), attempt(reward=0.0), attempt(finished=False)):
         assert kept([bad, attempt(1, text="b")], threshold=0.0) == [(0, 1)]
-    assert "max_outputs_per_input = 0" in line_of(choose, [attempt()], 0.5, 0)
+    assert "max_outputs_per_input = 0" in line_of(select_outputs, [attempt()], 0.5, 0)
 
 
 def test_choosing_leaves_its_input_alone_and_can_be_repeated():
     a = [attempt(s, 0.1 * s, f"t{s}") for s in range(8)]
     before = json.dumps(a)
-    once = choose(a, 0.3, 2)
-    assert json.dumps(a) == before and choose(once, 0.3, 2) == once and kept(choose(a, 0.7, 1), 0.1, 8) == [(0, s) for s in range(1, 8)]
+    once = select_outputs(a, 0.3, 2)
+    assert json.dumps(a) == before and select_outputs(once, 0.3, 2) == once and kept(select_outputs(a, 0.7, 1), 0.1, 8) == [(0, s) for s in range(1, 8)]
 
 
 # ---------------------------------------------------------------- sampling and the E-step
@@ -308,14 +308,16 @@ def test_rows_are_what_was_kept(calm, prompts):
     attempts, _ = calm
     rows = m_rows(prompts, attempts)
     assert rows == [(prompts[a["item"]], a["ids"], a["reward"]) for a in attempts if a["kept"]] and rows
-    told = line_of(m_rows, prompts, choose(attempts, 2.0, 10))
+    told = line_of(m_rows, prompts, select_outputs(attempts, 2.0, 10))
     assert f"none of 15 outputs was kept, the best reward is {max(a['reward'] for a in attempts):.3f}" in told
-    assert "best reward is 0.000" in line_of(m_rows, prompts, choose([attempt(reward=None)], 0.3, 1))
+    assert "best reward is 0.000" in line_of(m_rows, prompts, select_outputs([attempt(reward=0.0), attempt(1, None, "b")], 0.3, 1))
+    assert "no reply of the judge can be read" in line_of(m_rows, prompts, select_outputs([attempt(reward=None)], 0.3, 1))
+    assert "has the form" in line_of(m_rows, prompts, select_outputs([attempt(0, 0.0, None, None)], 0.3, 1))
 
 
 def test_rewards_weigh_the_gradient(lm, prompts):
     "sft_loss of m_rows against a sum over tokens written out."
-    rows = m_rows(prompts, choose([attempt(0, 0.3, "a", ids=(5, 6, 1)), attempt(1, 0.9, "b", ids=(7, 1)), attempt(2, 0.6, "c", ids=(8, 9, 10, 1), item=3)], 0.0, 10))
+    rows = m_rows(prompts, select_outputs([attempt(0, 0.3, "a", ids=(5, 6, 1)), attempt(1, 0.9, "b", ids=(7, 1)), attempt(2, 0.6, "c", ids=(8, 9, 10, 1), item=3)], 0.0, 10))
     def gradient(loss):
         lm.model.zero_grad()
         loss.backward()
@@ -339,7 +341,7 @@ def test_learning_from_the_kept_raises_the_reward(lm, prompts, tmp_path):
     before = run(tmp_path / "0", lm, prompts, samples=16)
     student = build_lm(lm.tokenizer, width=16)
     student.model.load_state_dict(lm.model.state_dict())
-    sft(student, m_rows(prompts, choose(before, 0.6, 4)), steps=40, batch_size=16, lr=5e-3)
+    sft(student, m_rows(prompts, select_outputs(before, 0.6, 4)), steps=40, batch_size=16, lr=5e-3)
     after = run(tmp_path / "1", student, prompts, samples=16, seed=9)
     assert e_report(after)["reward"] > e_report(before)["reward"] + 0.05
 
@@ -348,17 +350,17 @@ def test_learning_from_the_kept_raises_the_reward(lm, prompts, tmp_path):
 
 
 def test_report_by_hand():
-    a = choose([attempt(0, 1.0), attempt(1, 1.0), attempt(2, 0.5, "b"), attempt(0, 0.0, None, None, item=1), attempt(1, None, "c", item=1), attempt(2, 0.96, "d", item=1, finished=False)], 0.5, 10)
+    a = select_outputs([attempt(0, 1.0), attempt(1, 1.0), attempt(2, 0.5, "b"), attempt(0, 0.0, None, None, item=1), attempt(1, None, "c", item=1), attempt(2, 0.96, "d", item=1, finished=False)], 0.5, 10)
     told = e_report(a)
     assert {k: told[k] for k in ("items", "samples", "unscored", "acceptance", "coverage", "kept", "distinct")} == dict(items=2, samples=6, unscored=1, acceptance=0.5, coverage=0.5, kept=1.0, distinct=2.0)
     assert told["reward"] == pytest.approx(3.46 / 5) and told["best"] == pytest.approx(0.98) and told["parsed"] == told["finished"] == pytest.approx(5 / 6)
     assert [b for b, n in enumerate(told["histogram"]) for _ in range(n)] == [0, 10, 19, 19, 19]
-    assert e_report(choose([attempt(reward=None)], 0.5, 1))["reward"] == 0
+    assert e_report(select_outputs([attempt(reward=None)], 0.5, 1))["reward"] == 0
 
 
 def test_bins_are_equal_and_hold_everything():
     rewards = [i / 40 for i in range(41)]
-    told = e_report(choose([attempt(i, r, str(i)) for i, r in enumerate(rewards)], 0.5, 99))["histogram"]
+    told = e_report(select_outputs([attempt(i, r, str(i)) for i, r in enumerate(rewards)], 0.5, 99))["histogram"]
     assert told == [2] * 19 + [3]
 
 
@@ -421,7 +423,7 @@ def test_the_rows_of_an_enumerated_e_step_are_the_exact_e_step():
     weights = torch.zeros(3, 3, 4)
     for prompt, (t, w), r in m_rows([[0], [1], [2]], attempts): weights[prompt[0], t, w] += r
     torch.testing.assert_close(weights, p * reward[:, None])
-    once = choose(attempts, 0.0, 99)
+    once = select_outputs(attempts, 0.0, 99)
     assert len(m_rows([[0], [1], [2]], once)) == ((p > 0) & (reward[:, None] > 0)).sum() < len(attempts), "chosen, each counts once: R, no longer p R"
 
 

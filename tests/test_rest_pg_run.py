@@ -23,9 +23,9 @@ from rlgen.rest_pg import models as working
 from rlgen.rest_pg import run as running
 from rlgen.rest_pg.data import Example
 from rlgen.rest_pg.prompt import CLOSE, OPEN, parse_output
-from rlgen.rest_pg.models import FORMS, examine, gold_rows, improve, learn
+from rlgen.rest_pg.models import FORMS, gold_rows, run_m_step, train_sft, validate
 from rlgen.rest_pg.run import apart, stages
-from rlgen.rest_pg.setup import METHODS, REASONING, Params, Prompts, items_for, load_problems, start, steps_of, teacher, world_problem
+from rlgen.rest_pg.setup import METHODS, REASONING, Params, Prompts, check_warmup, items_for, load_problems, start, steps_of, teacher, world_problem
 from rlgen.worlds import rest_pg as world
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,8 +126,10 @@ def test_steps_of():
     assert steps(320, num_epochs=3.0) == 30 and steps(330, num_epochs=3.0) == 31 and steps(1, num_epochs=0.5) == 1
     assert steps(320, num_epochs=3.0, max_steps=20) == 20 and steps(320, num_epochs=3.0, max_steps=90) == 30
     for warmup, fine in ((29, True), (30, False), (31, False)):
-        if fine: assert steps(320, num_epochs=3.0, warmup_steps=warmup) == 30
-        else: assert "a training on 320 rows has 30 steps" in line_of(steps, 320, num_epochs=3.0, warmup_steps=warmup)
+        p = Params(num_epochs=3.0, max_steps=0, warmup_steps=warmup)
+        assert steps_of(p, 320) == 30, "a training on few rows is short, and not refused"
+        if fine: check_warmup(p, 320)
+        else: assert "a training on 320 rows has 30 steps" in line_of(check_warmup, p, 320)
 
 
 def test_parts_are_all_of_it_and_nothing_twice():
@@ -368,7 +370,7 @@ def rows_learned(undisturbed, monkeypatch, tmp_path, **given):
     monkeypatch.setattr(working, "sft", note)
     e, first = stage_of(undisturbed, "e_step/REST-PG-1"), stage_of(undisturbed, "sft/SFT-reasoning")
     p = replace(undisturbed.run.params, **given)
-    improve(tmp_path, print, p, undisturbed.out.problems[0], "REST-PG", str(first.path / "model") if p.m_step_from == "last" else p.model_name, e.path / "attempts.jsonl", 0, 1)
+    run_m_step(tmp_path, print, p, undisturbed.out.problems[0], "REST-PG", str(first.path / "model") if p.m_step_from == "last" else p.model_name, e.path / "attempts.jsonl", 0, 1)
     return seen
 
 
@@ -389,11 +391,11 @@ def test_an_m_step_starts_from_base_or_from_the_last(undisturbed, here, monkeypa
     "The whole run, its last training looked into: a cache with all but that."
     def beginnings(**given):
         run = here(**SMALL | dict(methods=["REST-PG"], **given))
-        begun, real = [], running.improve
-        monkeypatch.setattr(running, "improve", lambda *a, begin, **k: begun.append(begin) or real(*a, begin=begin, **k))
-        monkeypatch.setattr(running.improve, "__module__", real.__module__)
+        begun, real = [], running.run_m_step
+        monkeypatch.setattr(running, "run_m_step", lambda *a, begin, **k: begun.append(begin) or real(*a, begin=begin, **k))
+        monkeypatch.setattr(running.run_m_step, "__module__", real.__module__)
         out = stages(run)
-        monkeypatch.setattr(running, "improve", real)
+        monkeypatch.setattr(running, "run_m_step", real)
         return begun, out, run
 
     shutil.copytree(undisturbed.folder / "cache", Path(os.environ["RLGEN_CACHE_DIR"]))
@@ -409,7 +411,7 @@ def test_every_way_of_training_ends_in_a_model(given, tmp_path):
     problem, weights = world_problem(Params(**SMALL)), {}
     for name, more in (("plain", {}), ("other", given)):
         (tmp_path / name).mkdir()
-        cost = learn(tmp_path / name, lambda *a, **k: None, Params(**SMALL | dict(max_steps=4, warmup_steps=1) | more), problem, "SFT", [None] * 64, 0)
+        cost = train_sft(tmp_path / name, lambda *a, **k: None, Params(**SMALL | dict(max_steps=4, warmup_steps=1) | more), problem, "SFT", [None] * 64, 0)
         assert cost["steps"] == 4 and cost["rows"] == 64 and cost["train_tokens"] > 0
         assert not list((tmp_path / name).rglob("*adapter*")) and not list((tmp_path / name).glob("checkpoint*"))
         weights[name] = dict(load_lm(str(tmp_path / name / "model")).model.named_parameters())
@@ -437,7 +439,7 @@ def test_the_best_point_is_kept_also_after_a_kill(tmp_path, monkeypatch):
             if step == die: raise KeyboardInterrupt
 
         folder.mkdir(exist_ok=True)
-        working.train_on(folder, log, p, lm, rows, 12, 0, "x", score, 4)
+        working.fine_tune(folder, log, p, lm, rows, 12, 0, "x", score, 4)
         return seen, dict(load_lm(str(folder / "model")).model.named_parameters())
 
     def same(a, b): return all(torch.equal(a[n], b[n]) for n in b)
@@ -460,7 +462,7 @@ def test_a_judge_accepts_weights_and_chooses(here, monkeypatch):
         return "A" if "old" in framed_texts(prompt)["text"].split() else "E"
 
     monkeypatch.setattr(working, "judge_backend", lambda model, url: Oracle(grade, name="old"))
-    given = SMALL | dict(methods=["ReST-EM"], reward="judge", judge_model="old", reward_threshold=0.9, max_steps=5)
+    given = SMALL | dict(methods=["ReST-EM"], reward="judge", judge_model="old", judge_url="http://127.0.0.1:9/v1", reward_threshold=0.9, max_steps=5)
     run = here(**given)
     out = stages(run)
     e, m = (next(s for s in run.stages if s.name == name) for name in ("e_step", "m_step"))
@@ -523,7 +525,7 @@ def plain_teacher(monkeypatch):
     monkeypatch.setattr(working, "teacher", lambda p, seed: Oracle(lambda prompt: f"{OPEN}calm and slow{CLOSE}", name=f"plain-{seed}"))
 
 
-TINY = dict(num_train=4, num_val=2, num_test=2, num_iterations=1, exploration_budget=3, reward_threshold=0.05, num_epochs=0.0, warmup_steps=2, batch_size=4, temperature=0.3, log_every=50)
+TINY = dict(reasoning_url="http://127.0.0.1:9/v1", num_train=4, num_val=2, num_test=2, num_iterations=1, exploration_budget=3, reward_threshold=0.05, num_epochs=0.0, warmup_steps=2, batch_size=4, temperature=0.3, log_every=50)
 ROWS = ["base", "no-profile", "SFT-reasoning", "REST-PG", "shuffled-profile"]
 
 
@@ -598,7 +600,7 @@ def test_forced_reasoning_is_another_users(monkeypatch, tmp_path):
     monkeypatch.setattr(working, "load_lm", lambda name: lm)
     monkeypatch.setattr(working, "write_outputs", lambda p, lm, prompts, order, *a: rows[: len(prompts)])
     monkeypatch.setattr(working, "force", lambda ids, lm, reasoning: seen.append((tuple(ids), reasoning)) or ids)
-    examine(tmp_path, print, Params(), problem, "REST-PG", "zoo/stories", 0)
+    validate(tmp_path, print, Params(), problem, "REST-PG", "zoo/stories", 0)
     whose = {tuple(ids): e.user_id for ids, e in zip(Prompts(Params(), lm, problem.val)()[0], problem.val)}
     assert seen and all(whose[ids] != problem.val[int(reasoning[1:])].user_id for ids, reasoning in seen)
 

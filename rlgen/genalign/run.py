@@ -20,7 +20,8 @@ from .data import Item, statistics
 from .generator import load_generator, requests
 from .models import compose, examine, learn, read_sets, tune
 from .setup import METHODS, TRAINED, WRITING, Params, Problem, first_row, generator_name, load_problem, rows_of, start
-from ..lm import _why_not, locate_model, model_key
+from ..lm import model_key
+from ..lookup import look_for
 from ..record import Run, Stage, csv_text, do_stage, place_model
 
 # %% ../../nbs/68_genalign_run.ipynb #outcome
@@ -116,18 +117,9 @@ class Work:
 _all_ = ["Params", "start", "METHODS"]  # with `stages` and `apart`, what the command line asks a system's module for
 
 
-def _look_for(name: str) -> None:
-    "Raise RlgenError for a model that isn't there, or that the hub keeps from us; nothing large is loaded."
-    from transformers import AutoConfig
-    place = locate_model(name)
-    try: AutoConfig.from_pretrained(place, trust_remote_code=False)
-    except Exception as e: raise RlgenError(_why_not(name, Path(place).is_dir(), e)) from None
-
-
 def _check(p: Params, problem: Problem) -> None:
     "Say what can't work before anything is trained."
-    for name in (generator_name(p) if set(p.methods) & set(WRITING) else "", p.classifier_model if p.classifier == "transformer" else "", p.embedding_model):
-        if name: _look_for(name)
+    look_for(generator_name(p) if set(p.methods) & set(WRITING) else "", p.classifier_model if p.classifier == "transformer" else "", p.embedding_model)
     if set(p.methods) & set(WRITING): requests(load_generator(generator_name(p), p.quantization), problem.labels, len(problem.labels), max_new_tokens=p.max_new_tokens, template=p.prompt_template, instruction=p.instruction, chat=p.chat)
     least = min([p.num_synthetic] + [p.samples_per_iteration // p.num_sets] * ("dataset-group" in p.methods))
     if least < len(problem.labels): raise RlgenError(f"{least} texts in a data set of {len(problem.labels)} classes: some class would have none; raise samples_per_iteration and num_synthetic, or lower num_sets")

@@ -18,7 +18,7 @@ from ..data import Preference
 from ..dpo import dpo
 from ..lm import LM, encode_completion, fit_turns, load_lm, save_lm
 from .partial import PrefixPairs, prefix_wins, train_partial
-from .setup import Params, Problem, fit_records, room
+from .setup import Params, Problem, fit_records, prompt_budget
 from ..policy import ppo
 from ..reward import RewardModel, encode_text, load_reward_model, new_reward_model, pair_wins, same_tokens, score_ids
 from ..sampling import Cost, Rollout
@@ -34,19 +34,22 @@ def train_base(
     folder: Path,  # model/ is written there
     log: Callable,  # log(step, **scalars)
     p: Params,  # the run's
+    problem: Problem,  # says which texts end
     records: list[Preference],  # .chosen is learned
     seed: int,  # the run's
-) -> dict:  # prompts_shortened, prompts_lost, tokens learned from
+) -> dict:  # prompts_shortened, prompts_lost, texts_cut, tokens learned from; raises RlgenError where no prompt fits
     "Stage: fine-tune the base model on preferred texts."
     lm = load_lm(p.base_model)
-    fitted, counts = fit_records(lm, records, room(lm, p))
+    fitted, counts = fit_records(lm, records, prompt_budget(lm, p))
     limit = min(lm.context, p.max_length or lm.context)
-    rows = [(ids, encode_completion(lm, r.chosen)[: limit - len(ids)], 1.0) for r, ids in fitted if len(ids) < limit]
+    whole = [(ids, encode_completion(lm, r.chosen, eos=problem.ends(r.chosen))) for r, ids in fitted if len(ids) < limit]
+    if not whole: raise RlgenError(f"sft: no prompt fits {limit} tokens; raise max_length or take a model with a longer context")
+    rows = [(prompt, text[: limit - len(prompt)], 1.0) for prompt, text in whole]
     lm.model = prepare_model(lm.model, p.gradient_checkpointing, p.lora_r, p.lora_alpha, seed_for(seed, "sft"))
     sft(lm, rows, steps=p.sft_steps, batch_size=p.rm_batch_size, lr=p.sft_lr, **_options(p, folder, log, seed, "sft"))
     lm.model = merged(lm.model)
     if rank_world()[0] == 0: save_lm(lm, folder / "model")
-    return counts | dict(tokens=sum(len(r[1]) for r in rows))
+    return counts | dict(texts_cut=sum(len(text) < len(full) for (_, text, _), (_, full) in zip(rows, whole)), tokens=sum(len(r[1]) for r in rows))
 
 # %% ../../nbs/24_pargs_models.ipynb #encode-triples
 def encode_triples(
@@ -113,7 +116,7 @@ def train_rm(
 # %% ../../nbs/24_pargs_models.ipynb #train-partial
 def _prefix_rows(rm: RewardModel, lm: LM, records: list[Preference], ends: Callable, p: Params, seed: int, sample: int = 0):
     "Training rows for prefixes: triples of ids where tokens are shared, else pairs of prefixes made when asked for."
-    if same_tokens(lm, rm): return encode_triples(lm, records, ends, p.max_length)[0]
+    if same_tokens(lm, rm): return encode_triples(lm, records, ends, min(p.max_length or lm.context, LM(rm.model, rm.tokenizer).context))[0]
     return PrefixPairs(rm, lm, [(r.prompt, r.chosen, r.rejected) for r in records], ends=ends, max_tokens=p.max_length, sample=sample, seed=seed, pad=p.partial_pad)
 
 
@@ -183,10 +186,11 @@ def train_dpo(
     problem: Problem,  # says which texts end
     records: list[Preference],  # pairs to learn from
     seed: int,  # the run's
-) -> dict:  # counts of pairs and steps
+) -> dict:  # counts of pairs and steps; raises RlgenError where no pair fits
     "Stage: a policy trained by DPO (Rafailov et al. 2023)."
     lm = load_lm(base)
     rows, left_out = encode_triples(lm, records, problem.ends, p.max_length)
+    if not rows: raise RlgenError(f"dpo: no pair fits {p.max_length or lm.context} tokens; raise max_length or take a model with a longer context")
     steps = max(1, round(p.dpo_epochs * len(rows) / p.dpo_batch_size))
     counts = dpo(lm, rows, steps=steps, batch_size=p.dpo_batch_size, lr=p.dpo_lr, beta=p.dpo_beta, optimizer=p.dpo_optimizer, lora_r=p.lora_r, lora_alpha=p.lora_alpha,
                  gradient_checkpointing=p.gradient_checkpointing, **_options(p, folder, log, seed, "dpo"))
@@ -205,7 +209,7 @@ def train_ppo(
 ) -> dict:  # counters of `Cost`, prompts
     "Stage: a policy trained by PPO on the full reward (Stiennon et al. 2020)."
     lm, ref, rm = load_lm(base), load_lm(base), load_reward_model(guide)
-    fitted, _ = fit_records(lm, records, room(lm, p))
+    fitted, _ = fit_records(lm, records, prompt_budget(lm, p))
     def reward(rollouts): return judge_texts(rm, lm, [fitted[r.info["item"]][0].prompt for r in rollouts], rollouts, p.batch_size)
     lm.model = prepare_model(lm.model, p.gradient_checkpointing, p.lora_r, p.lora_alpha, seed_for(seed, "ppo"))
     options = {k: v for k, v in _options(p, folder, log, seed, "ppo").items() if k not in ("autocast", "log_every")}

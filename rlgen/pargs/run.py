@@ -19,12 +19,13 @@ import torch
 from ..core import RlgenError, atomic_write, jsonl, rank_world, read_jsonl, seed_for
 from ..data import Preference, rows_digest
 from ..lm import LM, load_lm, log_softmax, model_key, pad
+from ..lookup import look_for
 from .decoding import best_of, guided
 from .models import judge_texts, measure_prefixes, train_base, train_dpo, train_partial_rm, train_ppo, train_rm
 from .scorers import scorer_for
-from .setup import GUIDED, Params, Problem, fit_records, load_problem, room, start
+from .setup import GUIDED, Params, Problem, fit_records, load_problem, prompt_budget, start
 from ..record import Run, Stage, do_stage, place_model
-from ..reward import RewardModel, encode_text, load_reward_model, score_ids
+from ..reward import RewardModel, encode_text, load_reward_model, same_tokens, score_ids
 from ..sampling import Cost, Rollout, gather, generate, greedy, restrict, rule_kl, sampler
 
 # %% ../../nbs/25_pargs_run.ipynb #path-kl
@@ -159,7 +160,7 @@ def _models(run: Run, problem: Problem, out: Outcome, seed: int) -> dict[str, Mo
     pairs, both = partial(_trained, run, out, records=[*records, *problem.held_out], seed=seed), dict(p=p, records=records, seed=seed)
     lora, rm = "lora_r lora_alpha", "rm_batch_size batch_size eval_every"
     raw = {"base": (p.base_model, [])}
-    base = pairs("sft", partial(train_base, **both), f"sft_steps sft_lr rm_batch_size max_new_tokens max_prompt_tokens {lora}", raw) if p.sft_steps else raw["base"]
+    base = pairs("sft", partial(train_base, problem=problem, **both), f"sft_steps sft_lr rm_batch_size max_new_tokens max_prompt_tokens {lora}", raw) if p.sft_steps else raw["base"]
     models = {"base": base}
     if "DPO" in p.methods: models["dpo"] = (p.dpo_model, []) if p.dpo_model else pairs(
         "dpo", partial(train_dpo, base=base[0], problem=problem, **both), f"dpo_epochs dpo_lr dpo_beta dpo_batch_size dpo_optimizer {lora}", {"base": base})
@@ -193,12 +194,29 @@ def stages(
     "Do, or find again, all the work of a run."
     problem = load_problem(run.params)
     _prompts(run.params, problem, run.params.base_model)  # are there any? asked before anything is trained
+    _look(run.params, problem)
     out = Outcome(problem, {}, {}, {}, dict(problem.report))
     for seed in run.params.seeds:
         models = _models(run, problem, out, seed)
         if "partial" in models and problem.held_out: _prefixes(run, problem, out, models, seed)
         _decode(run, problem, out, models, seed)
     return out
+
+
+def _look(p: Params, problem: Problem) -> None:
+    "See that every model is there that a person has named and some row needs; the base is loaded anyway."
+    guided = {"PARGS-G", "PARGS"} & set(p.methods)
+    partial_reward = p.partial_reward_model or ("" if p.partial_reward_init == "base" else p.partial_reward_init)
+    look_for(p.reward_model, partial_reward if guided else "", "" if problem.gold else p.eval_reward_model, p.dpo_model if "DPO" in p.methods else "", p.ppo_model if "PPO" in p.methods else "", chats=[(p.judge_model, p.judge_url)])
+    begin = p.partial_reward_init or p.reward_model
+    if guided and not p.partial_reward_model and begin not in ("", "base") and (p.partial_weights == "pair" or p.partial_pad == "eos"): _check_start(p, begin)
+
+
+def _check_start(p: Params, begin: str) -> None:
+    "Raise RlgenError where the partial reward model's start can't be trained in the way that is asked for."
+    rm = load_reward_model(begin)
+    if p.partial_pad == "eos" and rm.kind == "encoder": raise RlgenError(f"parameter partial_pad = 'eos': {begin} is an encoder and reads no end-of-text token; take freeze")
+    if p.partial_weights == "pair" and not same_tokens(load_lm(p.base_model), rm): raise RlgenError(f"parameter partial_weights = 'pair': {begin} has other tokens than the base model, so its prefixes are made one at a time and count 1 each; take prefix, and prefixes_per_pair = 1 for one prefix a pair")
 
 
 def _prefixes(run: Run, problem: Problem, out: Outcome, models: dict[str, Model], seed: int) -> None:
@@ -213,8 +231,9 @@ def _prefixes(run: Run, problem: Problem, out: Outcome, models: dict[str, Model]
 def _prompts(p: Params, problem: Problem, base: str) -> tuple[list, dict]:
     "Test prompts as ids within the base model's room, and counts; raises RlgenError where none is left."
     lm = load_lm(base)
-    fitted, counts = fit_records(lm, problem.test, room(lm, p))
-    if not fitted: raise RlgenError(f"{p.data}: no test prompt fits {room(lm, p)} tokens, nothing is left of them after trimming; raise max_prompt_tokens or lower max_new_tokens")
+    if lm.kind != "causal": raise RlgenError(f"{base}: an encoder-decoder; guided decoding needs a causal language model")
+    fitted, counts = fit_records(lm, problem.test, prompt_budget(lm, p))
+    if not fitted: raise RlgenError(f"{p.data}: no test prompt fits {prompt_budget(lm, p)} tokens, nothing is left of them after trimming; raise max_prompt_tokens or lower max_new_tokens")
     return fitted, counts | dict(lm=lm.model.num_parameters())
 
 

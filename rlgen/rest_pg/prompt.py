@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEMPLATE', 'OPEN', 'CLOSE', 'ORDERS', 'choose_all', 'choose_items', 'check_template', 'prompt_text', 'encode_request',
-           'encode_requests', 'Output', 'parse_output', 'form', 'check_tags']
+           'encode_requests', 'Output', 'parse_output', 'tagged', 'reasoning_tokens', 'form', 'check_tags']
 
 # %% ../../nbs/31_rest_pg_prompt.ipynb #imports
 import re
@@ -144,13 +144,28 @@ def parse_output(
     return Output(found["reasoning"], said) if said and not other else None
 
 # %% ../../nbs/31_rest_pg_prompt.ipynb #form
+def tagged(
+    reasoning: str,  # without tags
+) -> str:
+    "Reasoning between its tags."
+    return f"{OPEN} {reasoning.strip()} {CLOSE}"
+
+
+def reasoning_tokens(
+    lm: LM,  # or anything with .tokenizer
+    reasoning: str | None,  # None or empty: there is none
+) -> int:  # its tags included
+    "How many tokens a reasoning costs."
+    return len(encode_completion(lm, tagged(reasoning), eos=False)) if reasoning else 0
+
+
 def form(
     reasoning: str,  # ignored where order is "none"
     text: str,  # what the person wrote
     order: str = "before",  # "before", "after" or "none"
 ) -> str:  # raises RlgenError where it could not be read back: something is empty, or holds a tag
     "Reasoning and text as a model should write them."
-    thought, text = f"{OPEN} {reasoning.strip()} {CLOSE}", text.strip()
+    thought, text = tagged(reasoning), text.strip()
     out = dict(before=f"{thought} {text}", after=f"{text} {thought}").get(order, text)
     if parse_output(out, order) != Output("" if order == "none" else reasoning.strip(), text):
         raise RlgenError(f"{one_line(out, 80)!r} can't be read back: a part is empty or holds {OPEN} or {CLOSE} itself; leave this example out")

@@ -16,11 +16,12 @@ from pathlib import Path
 # %% ../../nbs/35_rest_pg_run.ipynb #imports-rlgen
 from ..core import read_jsonl
 from ..lm import LM, load_lm, model_key
-from ..metrics import rouge
+from ..lookup import look_for
 from ..record import Run, Stage, do_stage, place_model
-from .models import FORMS, examine, explain, explore, improve, learn, write_texts
+from .em import rouge_scores
+from .models import FORMS, run_e_step, run_m_step, train_sft, validate, write_reasoning, write_texts
 from .prompt import check_tags
-from .setup import METHODS, REASONING, Params, Problem, Prompts, in_world, load_problems, people_digest, start, steps_of
+from .setup import METHODS, REASONING, Params, Problem, Prompts, check_warmup, in_world, load_problems, people_digest, start
 
 # %% ../../nbs/35_rest_pg_run.ipynb #outcome
 @dataclass
@@ -50,8 +51,8 @@ class Work:
 
     def __init__(self, run: Run, problem: Problem, seed: int, out: Outcome):
         self.run, self.p, self.problem, self.seed, self.out = run, run.params, problem, seed, out
-        self.cache, self.people = run.machine.cache_dir / "chat", people_digest(problem.train(seed), problem.val)
-        self.done, self.best = {}, {}  # stages by name; the chosen M-step of a method
+        self.done, self.best, self.train = {}, {}, problem.train(seed)  # stages by name; the chosen M-step of a method; whom all learn from
+        self.cache, self.people = run.machine.cache_dir / "chat", people_digest(self.train, problem.val)
         named = dict(base=model_key(self.p.model_name)) | (dict(retrieval_model=model_key(self.p.retrieval_model)) if self.p.retriever == "dense" else {})
         self.reads = run.pick(*PROMPTS.split()) | named
 
@@ -64,18 +65,17 @@ class Work:
     def reasoning(self) -> tuple[list[str | None], list[Stage]]:
         "The teacher's reasoning, and the stage it comes from."
         own = dict(teacher="oracle") if in_world(self.p) and not self.p.reasoning_model else {}
-        examples = self.problem.train(self.seed)
-        s = self.stage("reasoning", partial(explain, p=self.p, examples=examples, seed=self.seed, cache=self.cache), "reasoning_model reasoning_url reasoning_max_tokens teacher_error", **own)
+        s = self.stage("reasoning", partial(write_reasoning, p=self.p, examples=self.train, seed=self.seed, cache=self.cache), "reasoning_model reasoning_url reasoning_max_tokens teacher_error", **own)
         return [r["reasoning"] for r in read_jsonl(s.path / "reasoning.jsonl")], [s]
 
     def learned(self, method: str) -> Stage:
         "The model of a row that learns from people's own texts."
-        said, after = self.reasoning() if FORMS[method][0] != "none" else ([None] * len(self.problem.train(self.seed)), [])
+        said, after = self.reasoning() if FORMS[method][0] != "none" else ([None] * len(self.train), [])
         long = {}
         if method in ("SFT-long", "reasoning-after"):
             rounds = [self.learned("SFT-reasoning"), *(m for _, m in self.rounds("REST-PG"))]
             long = dict(steps=sum(s.cost["steps"] for s in rounds))
-        work = partial(learn, p=self.p, problem=self.problem, method=method, reasoning=said, seed=self.seed, cache=self.cache, **long)
+        work = partial(train_sft, p=self.p, problem=self.problem, method=method, reasoning=said, seed=self.seed, cache=self.cache, **long)
         more = long | (dict(points=1 + self.p.num_iterations) | self.run.pick(*TESTING.split(), "reward", "judge_model", "judge_url") if long else {})
         return self.stage(f"sft/{method}", work, f"{TRAINING} num_epochs max_steps", after, method=method, **more)
 
@@ -84,16 +84,16 @@ class Work:
         out, last, p = [], self.learned(BEFORE[method]), self.p
         both = dict(p=p, problem=self.problem, method=method, seed=self.seed)
         for t in range(1, p.num_iterations + 1):
-            e = self.stage(f"e_step/{method}-{t}", partial(explore, model=str(last.path / "model"), iteration=t, cache=self.cache, **both), SAMPLING, [last], method=method, iteration=t)
+            e = self.stage(f"e_step/{method}-{t}", partial(run_e_step, model=str(last.path / "model"), iteration=t, cache=self.cache, **both), SAMPLING, [last], method=method, iteration=t)
             begin = p.model_name if p.m_step_from == "base" else str(last.path / "model")
-            work = partial(improve, begin=begin, attempts=e.path / "attempts.jsonl", iteration=t, **both)
+            work = partial(run_m_step, begin=begin, attempts=e.path / "attempts.jsonl", iteration=t, **both)
             last = self.stage(f"m_step/{method}-{t}", work, f"{TRAINING} num_epochs max_steps m_step_from weight_by_reward", [e], method=method, iteration=t)
             out.append((e, last))
         return out
 
     def validation(self, method: str, made: Stage) -> dict:
         "What a model does for the validation people."
-        work = partial(examine, p=self.p, problem=self.problem, method=method, model=str(made.path / "model"), seed=self.seed, cache=self.cache)
+        work = partial(validate, p=self.p, problem=self.problem, method=method, model=str(made.path / "model"), seed=self.seed, cache=self.cache)
         s = self.stage(f"validation/{made.item.split('/')[-1]}", work, f"{TESTING} reward judge_model judge_url", [made], method=method)
         return json.loads((s.path / "validation.json").read_text())
 
@@ -131,8 +131,7 @@ class Work:
         "Rows with every score that needs no judge."
         out = []
         for e, r in zip(self.problem.test, rows, strict=True):
-            found = rouge(r["text"] or "", e.y)
-            scores = dict(rouge1=found["rouge1"], rougeL=found["rougeL"], rouge=(found["rouge1"] + found["rougeL"]) / 2, parsed=float(r["text"] is not None))
+            scores = rouge_scores(r["text"] or "", e.y) | dict(parsed=float(r["text"] is not None))
             out.append(r | (dict(gold_reward=self.problem.gold(e, r["text"])) if self.problem.gold else {}) | scores)
         return out
 
@@ -160,8 +159,8 @@ def _check(p: Params, problem: Problem, lm: LM, out: Outcome) -> None:
     "Say what can't work before anything is asked or trained: a request too long, a warm-up as long as the training."
     train, sides = problem.train(p.seeds[0]), [problem.test]
     if set(p.methods) - {"base", "retrieval-only", "oracle"}:
-        steps_of(p, len(train))
-        if not in_world(p): sides += [train, problem.val]
+        check_warmup(p, len(train))
+        sides += [train, problem.val]
     counts = [Prompts(p, lm, side)()[1] for side in sides]
     out.report[problem.name] = problem.report | dict(prompts=counts[0])
 
@@ -171,7 +170,9 @@ def stages(
 ) -> Outcome:  # raises RlgenError where the data or the model can't be used
     "Do, or find again, all the work of a run."
     out, lm = Outcome(load_problems(run.params)), load_lm(run.params.model_name)
-    if set(run.params.methods) & set(REASONING): check_tags(lm)
+    p, reasons = run.params, set(run.params.methods) & set(REASONING)
+    if reasons: check_tags(lm)
+    look_for(p.retrieval_model if p.retriever == "dense" else "", chats=[(p.reasoning_model if reasons else "", p.reasoning_url), (p.judge_model, p.judge_url)])
     for problem in out.problems: _check(run.params, problem, lm, out)
     for problem in out.problems:
         for seed in run.params.seeds:
