@@ -23,7 +23,8 @@ from types import ModuleType
 # %% ../nbs/90_cli.ipynb #imports-rlgen
 from .core import RlgenError, digest, find_root, rank_world, read_jsonl, settings, suggest
 from .record import check_params, normalise_notebook, read_params, results_table, rounded, source_digest
-from .summary import headline_table, headlines, markdown_rows, read_results, write_block
+from .render import markdown_rows
+from .summary import headline_table, headlines, read_results, write_block
 
 # %% ../nbs/90_cli.ipynb #system
 ALGOS = ("pargs", "rest_pg", "lapdog", "synth_rl", "genalign")

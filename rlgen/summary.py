@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['SYSTEMS', 'READ', 'SPENT', 'System', 'read_results', 'headlines', 'headline_table', 'cost_rows', 'cost_table',
-           'summary_figure', 'curve_points', 'curves_figure', 'png', 'write_block', 'markdown_rows']
+           'summary_figure', 'curve_points', 'curves_figure', 'write_block']
 
 # %% ../nbs/89_summary.ipynb #imports
 import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -168,15 +167,6 @@ def curves_figure(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/89_summary.ipynb #png
-def png(
-    figure,  # a matplotlib figure
-) -> bytes:  # the same whenever it is made
-    "A figure as a picture file's content."
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
-    return buffer.getvalue()
-
 # %% ../nbs/89_summary.ipynb #write-block
 def write_block(
     name: str,  # of the block: <!-- results: name --> … <!-- end: name -->
@@ -189,10 +179,3 @@ def write_block(
     if begin not in text or end not in text: return False
     atomic_write(place, text[: text.index(begin) + len(begin)] + "\n" + "\n".join(lines) + "\n" + text[text.index(end) :])
     return True
-
-# %% ../nbs/89_summary.ipynb #markdown-rows
-def markdown_rows(
-    frame,  # a pandas DataFrame
-) -> list[str]:  # a header, a rule, a line for each row
-    "A DataFrame's columns as a Markdown table."
-    return ["| " + " | ".join(map(str, r)) + " |" for r in ([*frame.columns], ["---"] * len(frame.columns), *frame.to_numpy().tolist())]

@@ -20,20 +20,14 @@ from pathlib import Path
 
 import pytest
 
+from helpers import line_of
 from rlgen.backends import Fault, Request, one_line
 from rlgen.chat import Decoding, Endpoint, Local, Oracle, Reply, Stopped, cache_file, complete, keep_replies, make_requests, plain_prompt, read_replies, spent
-from rlgen.core import RlgenError, settings
+from rlgen.core import settings
 
 SECRET = "sk-planted-0123456789abcdef"
 QUICK = dict(backoff=0.001)
 WORDS = [f"word{i} and more" for i in range(12)]
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value)
-    return str(e.value)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -14,7 +14,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from rlgen.core import RlgenError, jsonl
+from helpers import line_of
+from rlgen.core import jsonl
 from rlgen.data import (
     Preference, Rows, get_field, join_reply, leak_audit, load_preferences, load_prompts, load_rows,
     preference_rows, rows_digest, split_by_prompt, split_turns,
@@ -23,13 +24,6 @@ from rlgen.data import (
 ROWS = [{"text": "one, two"}, {"text": 'a "quoted"\nline'}, {"text": "größer"}]
 TALK = "\n\nHuman: Hi!\n\nAssistant: Hello.\n\nHuman: Rain?\n\nAssistant:"
 GOOD = {"prompt": "2 + 2 =", "chosen": "4", "rejected": "5"}
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value)
-    return str(e.value)
 
 
 def write(path, rows):

@@ -5,9 +5,9 @@ import random
 import numpy as np
 import pytest
 import torch
+from helpers import line_of
 from tiny_models import make_model
 
-from rlgen.core import RlgenError
 from rlgen.genalign.classifier import (Classifier, calibration_error, class_indices, conjugate_gradient, fit_linear, hessian_product, judge, mean_loss, new_classifier,
                                        train_classifier, train_transformer, train_words, word_means)
 from rlgen.genalign.data import Item
@@ -19,13 +19,6 @@ WORDS = dict(cross="cold rude dirty shabby stale".split(), glad="warm kind cosy 
 def reviews(n, seed=0, labels=LABELS):
     rng = random.Random(seed)
     return [Item(f"the {rng.choice(WORDS[label])} {rng.choice(('room', 'soup', 'bed'))} on {rng.choice(('monday', 'friday'))}", label, f"r{i}") for i, label in enumerate(labels[i % len(labels)] for i in range(n))]
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 def noise(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

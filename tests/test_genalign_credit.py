@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 import torch
+from helpers import line_of
 from tiny_models import make_model
 
-from rlgen.core import RlgenError
 from rlgen.genalign.classifier import class_indices, fit_linear, mean_loss, new_classifier, train_transformer, train_words
 from rlgen.genalign.credit import CREDITS, CURVATURES, dataset_credit, distance_credit, influence, leave_one_out, scalar_credit, to_advantages
 from rlgen.genalign.data import Item
@@ -29,13 +29,6 @@ def reviews(n, seed=0, labels=LABELS, wrong=0.0):
         a, b = rng.sample(WORDS[truth], 2)
         out.append(Item(f"the {a} {rng.choice(('room', 'soup', 'bed'))} was {b} on {rng.choice(('monday', 'friday'))}", label, "bad" if bad else "good"))
     return out
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 def corr(a, b): return torch.corrcoef(torch.stack([a, b]))[0, 1].item()

@@ -13,7 +13,8 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
-from rlgen.core import RlgenError, jsonl
+from helpers import line_of
+from rlgen.core import jsonl
 from rlgen.data import Rows, leak_audit
 from rlgen.genalign.data import (
     DIVERSITY, STRATEGIES, Item, Parts, bare, in_context, length_statistics, load_items, split_items, statistics, tfidf,
@@ -22,13 +23,6 @@ from rlgen.metrics import words
 
 ROWS = [("a warm room", "glad"), ("the cold soup , and rude", "cross"), ("one line\nand another", "glad"), ("größe 灯", "cross")]
 SHARES = dict(pool=0.25, dev=0.5, test=0.25)
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value)
-    return str(e.value)
 
 
 def pairs(items): return [(t.text, t.label) for t in items]

@@ -9,15 +9,8 @@ import torch
 from sklearn.metrics import silhouette_score
 from sklearn.metrics.pairwise import cosine_distances
 
-from rlgen.core import RlgenError
+from helpers import line_of
 from rlgen.genalign.distances import class_distances, diversity, inter_class, intra_class, pairwise, quality, silhouette
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value)
-    return str(e.value)
 
 
 def cloud(n, classes, seed=0, d=5):

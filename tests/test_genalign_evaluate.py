@@ -8,12 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_genalign_run import TINY, line_of, says, texts_file, working_in
+from helpers import line_of, working_in
+from test_genalign_run import TINY, says, texts_file
 
 from rlgen.cli import main
 from rlgen.core import settings
 from rlgen.genalign import evaluate as working
-from rlgen.genalign.evaluate import LEFT_OUT, confusion_figure, evaluate, load_asked, params_of, run_of
+from rlgen.lookup import run_of
+from rlgen.genalign.evaluate import LEFT_OUT, confusion_figure, evaluate, load_asked, params_of
 from rlgen.genalign.report import report
 from rlgen.genalign.run import stages
 from rlgen.genalign.setup import Params
@@ -29,7 +31,7 @@ def done(tmp_path_factory):
     "A tiny run with its report; this module works beside it."
     folder = tmp_path_factory.mktemp("done")
     with pytest.MonkeyPatch.context() as patch:
-        begin = working_in(folder, patch)
+        begin = working_in(folder, patch, "genalign")
         run = begin(**GIVEN)
         out = stages(run)
         report(run, out)
@@ -51,7 +53,7 @@ def examined(done, tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch):
     "Pictures are written, but not painted."
-    monkeypatch.setattr(working, "_png", lambda figure: b"a picture")
+    monkeypatch.setattr(working, "png", lambda figure: b"a picture")
 
 
 def rows_of_file(path) -> list[dict]:
@@ -79,17 +81,17 @@ def test_the_runs_parameters_are_found(done):
     own = {k: v for k, v in vars(done.run.params).items() if k not in LEFT_OUT}
     for checkpoint in (done.model("per-sample"), done.model("golden-sft", 1), done.step, str(Path(done.step).parent), str(done.run.out_dir)):
         p = params_of(checkpoint)
-        assert run_of(checkpoint) == done.run.out_dir and {k: v for k, v in vars(p).items() if k not in LEFT_OUT} == own and (p.seeds, p.methods, p.params_name) == ([0], ["untrained"], "default")
+        assert run_of(checkpoint, "genalign")["run_dir"] == done.run.out_dir and {k: v for k, v in vars(p).items() if k not in LEFT_OUT} == own and (p.seeds, p.methods, p.params_name) == ([0], ["untrained"], "default")
     changed = params_of(done.step, dict(num_synthetic=8, temperature=0.5))
     assert changed == replace(params_of(done.step), num_synthetic=8, temperature=0.5)
     assert "did you mean 'num_synthetic'" in line_of(params_of, done.step, dict(num_syntetic=3)) and "must be at least" in line_of(params_of, done.step, dict(num_synthetic=1))
 
 
 def test_a_model_of_nobodys_run_has_the_usual_ones(done, tmp_path):
-    assert params_of("zoo/drafts") == params_of("some/hub-id") == replace(Params(), methods=["untrained"]) and run_of("zoo/drafts") is run_of("some/hub-id") is None
+    assert params_of("zoo/drafts") == params_of("some/hub-id") == replace(Params(), methods=["untrained"]) and run_of("zoo/drafts", "genalign") == run_of("some/hub-id", "genalign") == {}
     shutil.copytree(done.model("per-sample"), tmp_path / "model")
     (tmp_path / "params.yaml").write_text("run: lapdog\nnum_test: 3\n")
-    assert run_of(str(tmp_path / "model")) is None and params_of(str(tmp_path / "model")).num_test == Params().num_test, "another system's run"
+    assert run_of(str(tmp_path / "model"), "genalign") == {} and params_of(str(tmp_path / "model")).num_test == Params().num_test, "another system's run"
 
 
 # ---------------------------------------------------------------- what is found

@@ -8,7 +8,8 @@ import pytest
 import torch
 import transformers
 
-from rlgen.core import RlgenError, seed_for, settings
+from helpers import line_of
+from rlgen.core import seed_for, settings
 from rlgen.genalign import generator
 from rlgen.genalign.data import Item
 from rlgen.genalign.generator import ALGORITHMS, Adapters, Learner, Request, adapt, items_of, load_generator, mean_kl, prompt_text, requests, save_generator, tuning_rows, write
@@ -34,13 +35,6 @@ def machine(monkeypatch):
     yield change
     monkeypatch.undo()
     settings.cache_clear()
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 def weights(module): return torch.cat([p.detach().flatten() for p in module.parameters()])

@@ -10,7 +10,8 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from rlgen.core import RlgenError, read_jsonl, seed_for
+from helpers import line_of
+from rlgen.core import read_jsonl, seed_for
 from rlgen.genalign.classifier import Classifier, mean_loss, train_words, word_means
 from rlgen.genalign.credit import CREDITS, distance_credit, influence, leave_one_out, to_advantages
 from rlgen.genalign.data import Item
@@ -39,13 +40,6 @@ def drafts(n, seed=0):
     rows = world.drafts(8 * n, seed)
     by = {label: [Item(text, label) for stated, text in rows if stated == label] for label in LABELS}
     return [by[LABELS[i % 2]][i // 2] for i in range(n)]
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 def numbers(rows, key): return [r[key] for r in rows]

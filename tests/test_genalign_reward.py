@@ -5,15 +5,8 @@ import statistics
 
 import pytest
 
-from rlgen.core import RlgenError
+from helpers import line_of
 from rlgen.genalign.reward import NORMALIZE, Normaliser, alarm, combine, diversity_guard
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 def one(scale, x): return scale([dict(loss=x)])[0]["loss"]

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import here_of, line_of, working_in
 from tiny_models import make_model
 
-from rlgen.core import RlgenError, read_jsonl, seed_for, settings
+from rlgen.core import read_jsonl, seed_for, settings
 from rlgen.genalign import loop, models
 from rlgen.genalign import run as working
 from rlgen.genalign.data import Item, bare
@@ -36,24 +37,7 @@ OTHERS |= {part: {f"num_{part}": n, "methods": ["golden-sft", "rejection", "per-
 VOCABULARY = [" ".join(world.vocabulary())]
 
 
-def environment(folder: Path) -> dict:
-    "Settings of a machine whose cache and results lie in `folder`."
-    return {"RLGEN_CACHE_DIR": str(folder / "cache"), "RLGEN_RESULTS_DIR": str(folder / "results"), "RLGEN_NUM_PROCESSES": "1", "RLGEN_DEVICE": "cpu", "RLGEN_DTYPE": "float32"}
-
-
-def working_in(folder: Path, patch: pytest.MonkeyPatch):
-    "This process works in a folder: begin(**params) gives a run that was started."
-    for k, v in environment(folder).items(): patch.setenv(k, v)
-    patch.chdir(ROOT)
-    settings.cache_clear()
-    return lambda **params: start(check_params(Params, params))
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    yield working_in(tmp_path, monkeypatch)
-    monkeypatch.undo()
-    settings.cache_clear()
+here = here_of("genalign")
 
 
 def keys(run) -> dict: return {s.item.removeprefix("0/"): s.key for s in run.stages}
@@ -67,7 +51,7 @@ def done(tmp_path_factory):
     "A small run of all rows, and others in the same cache: once more, then with something else in it."
     folder = tmp_path_factory.mktemp("done")
     with pytest.MonkeyPatch.context() as patch:
-        begin = working_in(folder, patch)
+        begin = working_in(folder, patch, "genalign")
         run = begin(**SMALL)
         out = stages(run)
         found, before = report(run, out), times(folder)
@@ -78,13 +62,6 @@ def done(tmp_path_factory):
             others[name] = (stages(other), keys(other))
     settings.cache_clear()
     return SimpleNamespace(folder=folder, run=run, out=out, found=found, before=before, after=after, others=others)
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 500
-    return str(e.value)
 
 
 def stage_of(x, item): return next(s for s in x.run.stages if s.item == f"0/{item}")

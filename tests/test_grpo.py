@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlgen.core import RlgenError
+from helpers import line_of
 from rlgen.grpo import ADVANTAGES, KL_TERMS, LOSS_TYPES, group_advantages, grpo_loss, kl_term, tied
 from rlgen.policy import ppo_loss
 
@@ -24,13 +24,6 @@ def noise(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator(
 
 
 def ragged(lengths, width=None): return (torch.arange(width or max(lengths)) < torch.tensor(lengths)[:, None]).long()
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 # ---------------------------------------------------------------- advantages

@@ -6,8 +6,9 @@ import random
 import pytest
 from scipy.stats import binomtest
 
+from helpers import line_of
 from rlgen.chat import Endpoint, Local, Oracle, Reply
-from rlgen.core import RlgenError, jsonl, settings
+from rlgen.core import jsonl, settings
 from rlgen.judge import (
     LADDER,
     Point,
@@ -29,13 +30,6 @@ from rlgen.judge import (
 from rlgen.verdicts import comparison, judge_backend, judge_figure, judge_files, judge_table, paired_rows
 
 BETTER = dict(better=(0, 1, 2))
-
-
-def line_of(f, *args, **more) -> str:
-    "The one line that a mistake is answered with."
-    with pytest.raises(RlgenError) as e: f(*args, **more)
-    assert "\n" not in str(e.value)
-    return str(e.value)
 
 
 def said(text: str, error: str = "", logprobs=()) -> Reply:

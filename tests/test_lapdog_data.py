@@ -10,7 +10,8 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from rlgen.core import RlgenError, jsonl
+from helpers import line_of
+from rlgen.core import jsonl
 from rlgen.data import Rows, rows_digest
 from rlgen.lapdog.data import (
     Dialogue, Story, as_question, as_rows, check_gold, load_dialogues, load_stories, overlap, split_personas,
@@ -20,13 +21,6 @@ ASKED = "persona: i like tea. i sail. context:  Q: hello ? R: hi . Q: what now ?
 TALK = dict(question=ASKED, answers=["let us sail ."])
 TALE = dict(id="s0", title="The boat", text="A boat lay in the bay.")
 SHARES = dict(train=0.8, valid=0.1, test=0.1)
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value)
-    return str(e.value)
 
 
 def write(path, rows):

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from rlgen.core import RlgenError
+from helpers import line_of
 from rlgen.lapdog.documents import ESTIMATORS, document_loss, entropy, gumbel_top_k, list_logprob, perplexity, sample_iid, set_advantages, set_logprob, set_ratios
 
 LISTS = "ordered"
@@ -21,13 +21,6 @@ def in_double():
 
 
 def noise(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 def chance(p, order):

@@ -5,8 +5,9 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from helpers import line_of
 from rlgen.cli import main
-from rlgen.core import RlgenError, jsonl, read_jsonl
+from rlgen.core import jsonl, read_jsonl
 from rlgen.lapdog.data import as_rows
 from rlgen.lapdog.evaluate import DOCUMENTS, evaluate, find_parts, load_asked, params_of, which_documents
 from rlgen.lapdog.models import write_texts
@@ -19,13 +20,6 @@ from rlgen.lm import save_lm, word_tokenizer
 from rlgen.worlds import lapdog as world
 
 SMALL = dict(num_test=6, corpora=2, generation_max_length=5)
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 @pytest.fixture(scope="module")

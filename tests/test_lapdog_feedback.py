@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlgen.core import RlgenError
+from helpers import line_of
 from rlgen.lapdog import feedback
 from rlgen.lapdog.data import Dialogue, Story
 from rlgen.lapdog.feedback import (
@@ -46,13 +46,6 @@ def weights(model): return torch.cat([p.detach().flatten() for p in model.parame
 
 
 def noise(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 300
-    return str(e.value)
 
 
 # ---------------------------------------------------------------- the loss

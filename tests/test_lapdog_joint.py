@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlgen.core import RlgenError
+from helpers import line_of
 from rlgen.grpo import group_advantages
 from rlgen.lapdog import joint
 from rlgen.lapdog.data import Dialogue, Story
@@ -67,13 +67,6 @@ class Table:
     def __init__(self, of=worth): self.of = of
 
     def parts(self, replies, dialogues): return [dict(reward=self.of(r)) for r in replies]
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 300
-    return str(e.value)
 
 
 def flat(total, model): return torch.cat([torch.zeros(p.numel()) if g is None else g.flatten() for p, g in zip(model.parameters(), torch.autograd.grad(total, list(model.parameters()), allow_unused=True))])

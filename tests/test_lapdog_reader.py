@@ -3,6 +3,7 @@ from collections import Counter
 
 import pytest
 import torch
+from helpers import line_of
 from tiny_models import make_tokenizer
 
 from rlgen.core import RlgenError
@@ -16,13 +17,6 @@ STORIES = [Story("s1", "the hill", "a dog ran over the hill and the cat ran afte
 LISTS = [[0], [0], [2], [0, 1, 2], [3], [0, 1, 2], [1, 1]]
 
 pytestmark = pytest.mark.usefixtures("double")
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 def bart() -> LM:

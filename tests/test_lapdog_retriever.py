@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlgen.core import RlgenError
+from helpers import line_of
 from rlgen.lapdog import retriever as module
 from rlgen.lapdog.data import Dialogue, Story
 from rlgen.lapdog.retriever import Library, Retriever, build_encoder, document_logits, gold_stories, random_stories, search_stories, staleness, story_text, word_stories
@@ -17,13 +17,6 @@ STORIES = [Story(f"{c}{i}", WORDS[i], " ".join(WORDS[(i * s + j) % 16] for j in 
 TALKS = [Dialogue(f"d{i}", f"persona: {WORDS[i]} {WORDS[i + 3]} context: Q: {WORDS[15 - i]} ?", ("yes",), "abac"[i % 4], gold=(f"{'abac'[i % 4]}0",)) for i in range(8)]
 
 pytestmark = pytest.mark.usefixtures("double")
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 def small(seed=0, layers=1, width=16, **more) -> Retriever:

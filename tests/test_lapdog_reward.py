@@ -10,18 +10,11 @@ import pytest
 import sacrebleu
 from rouge_score import rouge_scorer
 
-from rlgen.core import RlgenError
+from helpers import line_of
 from rlgen.lapdog import reward as R
 from rlgen.lapdog.data import Dialogue, load_dialogues
 from rlgen.lapdog.reward import FLOOR, METRICS, MODES, Reward, constant_reply, length_factor, rank_scores, reply_scores, score_table, variance_shares
 from rlgen.metrics import bleu, distinct_n, interval, length_ratio, rouge, sentence_bleu, summarise, token_f1
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value)
-    return str(e.value)
 
 
 def ask(*answers, id="d") -> Dialogue: return Dialogue(id, "persona: i sail. context: Q: hi ?", answers)

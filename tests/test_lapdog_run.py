@@ -15,9 +15,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import environment, here_of, line_of, working_in
 from tiny_models import make_model
 
-from rlgen.core import RlgenError, read_jsonl, settings
+from rlgen.core import read_jsonl, settings
 from rlgen.lapdog import models as working
 from rlgen.lapdog import run as running
 from rlgen.lapdog.feedback import fine_tune
@@ -38,24 +39,7 @@ SMALL = dict(corpora=2, num_train=60, num_val=8, num_test=10, sft_steps=6, sft_l
              candidates=6, grpo_group_size=2, grpo_retriever_group_size=4, n_context=1)
 
 
-def environment(folder: Path) -> dict:
-    "Settings of a machine whose cache and results lie in `folder`."
-    return {"RLGEN_CACHE_DIR": str(folder / "cache"), "RLGEN_RESULTS_DIR": str(folder / "results"), "RLGEN_NUM_PROCESSES": "1", "RLGEN_DEVICE": "cpu", "RLGEN_DTYPE": "float32"}
-
-
-def working_in(folder: Path, patch: pytest.MonkeyPatch):
-    "This process works in a folder: begin(**params) gives a run that was started."
-    for k, v in environment(folder).items(): patch.setenv(k, v)
-    patch.chdir(ROOT)
-    settings.cache_clear()
-    return lambda **params: start(check_params(Params, params))
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    yield working_in(tmp_path, monkeypatch)
-    monkeypatch.undo()
-    settings.cache_clear()
+here = here_of("lapdog")
 
 
 @pytest.fixture(scope="module")
@@ -76,17 +60,10 @@ def undisturbed(tmp_path_factory, tiny):
     "A small run of all rows, in a folder of its own."
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        run = working_in(folder, patch)(methods=[*EVERY, "custom"], use_grpo=True, grpo_train_retriever=True, **SMALL, **tiny)
+        run = working_in(folder, patch, "lapdog")(methods=[*EVERY, "custom"], use_grpo=True, grpo_train_retriever=True, **SMALL, **tiny)
         out = stages(run)
     settings.cache_clear()
     return SimpleNamespace(folder=folder, run=run, out=out)
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 500
-    return str(e.value)
 
 
 def said(out, method, seed=0): return [r["reply"] for r in out.texts[method, seed]]
@@ -475,7 +452,7 @@ def test_shares_of_the_rewards_variance(undisturbed):
 
 def test_other_rows_change_nothing(undisturbed, tmp_path, monkeypatch):
     "joint-grpo alone, in an empty cache and with the seeds in another order, writes the same; what isn't asked for isn't done."
-    begin = working_in(tmp_path, monkeypatch)
+    begin = working_in(tmp_path, monkeypatch, "lapdog")
     own = {k: getattr(undisturbed.run.params, k) for k in (*SMALL, "reader_model_type", "retriever_model")}
     run = begin(methods=["joint-grpo"], seeds=[1, 0], **own)
     out = stages(run)
@@ -487,7 +464,7 @@ def test_other_rows_change_nothing(undisturbed, tmp_path, monkeypatch):
 def test_parameters_that_a_stage_does_not_read(undisturbed, tmp_path, monkeypatch):
     "A change that doesn't concern a stage finds it; one that does, doesn't."
     shutil.copytree(undisturbed.folder / "cache", tmp_path / "cache")
-    begin, n = working_in(tmp_path, monkeypatch), iter(range(9))
+    begin, n = working_in(tmp_path, monkeypatch, "lapdog"), iter(range(9))
     own = {k: getattr(undisturbed.run.params, k) for k in (*SMALL, "reader_model_type", "retriever_model")}
     keys = {s.item: s.key for s in undisturbed.run.stages}
     def found(methods, **given):
@@ -506,7 +483,7 @@ def test_parameters_that_a_stage_does_not_read(undisturbed, tmp_path, monkeypatc
 
 def test_stage_2_from_somebodys_stage_1(undisturbed, tmp_path, monkeypatch):
     "No imitation is done; the reader of the folder is where it starts and its KL reference; without a retriever in it the parameters' is taken."
-    begin = working_in(tmp_path, monkeypatch)
+    begin = working_in(tmp_path, monkeypatch, "lapdog")
     own = {k: getattr(undisturbed.run.params, k) for k in (*SMALL, "reader_model_type", "retriever_model")}
     given = str(undisturbed.out.models["stage1", 0])
     assert beginning(Params(model_path=given)) == (str(Path(given).resolve() / "reader"), "zoo/tales-encoder")
@@ -524,7 +501,7 @@ def test_stage_2_from_somebodys_stage_1(undisturbed, tmp_path, monkeypatch):
 def test_stage_1_without_stories(undisturbed, tmp_path, monkeypatch):
     "closed_book: the rows of stage 2 begin with the closed-book reader."
     shutil.copytree(undisturbed.folder / "cache", tmp_path / "cache")
-    begin = working_in(tmp_path, monkeypatch)
+    begin = working_in(tmp_path, monkeypatch, "lapdog")
     own = {k: getattr(undisturbed.run.params, k) for k in (*SMALL, "reader_model_type", "retriever_model")}
     run = begin(methods=["closed-book", "stage1", "random-docs"], closed_book=True, **own)
     out = stages(run)

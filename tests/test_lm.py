@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import line_of
 from tiny_models import ARCHS, make_model, make_tokenizer
 
-from rlgen.core import RlgenError
 from rlgen.lm import (
     LM, build_lm, completion_logprobs, encode_completion, encode_prompt, fit_turns, load_lm, load_pretrained, locate_model, masked_mean, model_key, pad,
     save_lm, token_logprobs, word_tokenizer,
@@ -43,13 +43,6 @@ def lms(folders):
 class Endless(LM):
     "A model whose texts never end."
     eos_ids = ()
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 def assert_same(a, b, tol=1e-10):

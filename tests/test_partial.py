@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlgen.core import RlgenError
+from helpers import line_of
 from rlgen.lm import build_lm, encode_completion, encode_prompt, load_lm, save_lm, word_tokenizer
 from rlgen.metrics import wilson
 from rlgen.pargs import partial
@@ -36,13 +36,6 @@ def rms(folders):
 
 @pytest.fixture(scope="module")
 def writer(folders): return load_lm(str(folders("gpt2")))
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 def rows_of(lm, texts=TEXTS): return [(encode_prompt(lm, p), *(encode_completion(lm, t, eos=FULL(t)) for t in both)) for p, *both in texts]

@@ -10,12 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import line_of
 import stand_ins
 import torch
 from test_chat import Stub
 
 from rlgen import cli
-from rlgen.core import RlgenError, read_jsonl, settings
+from rlgen.core import read_jsonl, settings
 from rlgen.lm import load_lm
 from rlgen.record import check_params, read_params
 from rlgen.retrieval import load_encoder
@@ -138,13 +139,6 @@ def steps_of_low_rank(before: dict, after: dict, r: int) -> set[str]:
     assert moved and all(d.dim() == 2 and torch.linalg.matrix_rank(d.double(), atol=1e-7 * min(d.shape)).item() <= r for d in moved.values()), {n: tuple(d.shape) for n, d in moved.items()}
     assert any(min(d.shape) > r for d in moved.values()), "for some of them that says something"
     return set(moved)
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 500
-    return str(e.value)
 
 
 # ---------------------------------------------------------------- tiny.yaml

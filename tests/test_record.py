@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers import line_of
 from rlgen.core import RlgenError, settings
 from rlgen.record import (
     Run, check_params, csv_text, do_stage, locked, normalise_notebook, notebook_params, param, place_model, read_params, results_table, rounded,
@@ -48,13 +49,6 @@ def machine(monkeypatch, tmp_path):
     settings.cache_clear()
     yield
     settings.cache_clear()
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 500
-    return str(e.value)
 
 
 def in_fresh_python(call, *args, launcher=(), rc=0, wait=True):

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from rlgen.core import RlgenError, jsonl
+from helpers import line_of
+from rlgen.core import jsonl
 from rlgen.data import Rows, load_rows, rows_digest
 from rlgen.metrics import words
 from rlgen.rest_pg.data import (
@@ -21,13 +22,6 @@ from rlgen.rest_pg.preprocess import preprocess, read_layout, read_parts
 Y = "Warm light, and the switch is where my hand looks for it."
 GOOD = dict(x="A lamp", y=Y, P=["The chair creaks.", "A kettle with a handle."], user_id="Ann")
 SHARES = dict(train=0.8, valid=0.1, test=0.1)
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value)
-    return str(e.value)
 
 
 def write(path, rows):

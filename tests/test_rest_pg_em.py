@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from helpers import line_of
 from rlgen.chat import Oracle
-from rlgen.core import RlgenError, rank_world, read_jsonl, seed_for
+from rlgen.core import rank_world, read_jsonl, seed_for
 from rlgen.judge import framed_texts
 from rlgen.lm import build_lm, encode_completion, encode_prompt, load_lm, word_tokenizer
 from rlgen.metrics import words
@@ -33,13 +34,6 @@ def doubles(double):
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 def tiny(seed=0):

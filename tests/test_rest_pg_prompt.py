@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import line_of
 from tiny_models import make_tokenizer
 
-from rlgen.core import RlgenError
 from rlgen.lm import encode_completion, encode_prompt, word_tokenizer
 from rlgen.rest_pg.data import Example
 from rlgen.rest_pg.prompt import (
@@ -18,13 +18,6 @@ WRITERS = ("gpt2", "llama", "gemma", "t5")
 X = "what did your friend eat at the lake today ?"
 ITEMS = ["the cat sat on the mat and my neighbour\nlost her keys .", "Wörter, 漢字 and 🙂 too!", "two apples", "- a list\n\n- in a list", "she never answers letters , who does ?"]
 CHAT = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} [end]\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 def family(arch):

@@ -3,8 +3,8 @@ import random
 
 import pytest
 
+from helpers import line_of
 from rlgen.chat import Oracle, Reply
-from rlgen.core import RlgenError
 from rlgen.judge import framed_texts
 from rlgen.metrics import words
 from rlgen.rest_pg.data import Example
@@ -12,13 +12,6 @@ from rlgen.rest_pg.reasoning import generate_reasoning, given_away, read_reasoni
 
 Y = "In the morning we rowed across the lake, found a dry place under the pines and slept until the bells woke us."
 E = Example("What did you do on Sunday?", Y, ("We walked to the old mill.", "Under the pines it never rains, my father says.", "Bread and cheese again."), "ann")
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value)
-    return str(e.value)
 
 
 def said(text: str, error: str = "") -> Reply: return Reply(text, "error" if error else "stop", 0, 0, error=error)

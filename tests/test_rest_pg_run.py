@@ -13,9 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import environment, here_of, line_of, working_in
 from tiny_models import LETTERS, make_model, make_tokenizer
 
-from rlgen.core import RlgenError, read_jsonl, settings
+from rlgen.core import read_jsonl, settings
 from rlgen.lm import load_lm
 from rlgen.metrics import rouge
 from rlgen.record import check_params
@@ -25,31 +26,14 @@ from rlgen.rest_pg.data import Example
 from rlgen.rest_pg.prompt import CLOSE, OPEN, parse_output
 from rlgen.rest_pg.models import FORMS, gold_rows, run_m_step, train_sft, validate
 from rlgen.rest_pg.run import apart, stages
-from rlgen.rest_pg.setup import METHODS, REASONING, Params, Prompts, check_warmup, items_for, load_problems, start, steps_of, teacher, world_problem
+from rlgen.rest_pg.setup import METHODS, REASONING, Params, Prompts, check_warmup, items_for, load_problems, steps_of, teacher, world_problem
 from rlgen.worlds import rest_pg as world
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = dict(num_train=64, num_val=12, num_test=10, num_iterations=1, exploration_budget=4, reward_threshold=0.3, max_steps=40, warmup_steps=2, num_epochs=0.0, batch_size=8, learning_rate=6e-3)
 
 
-def environment(folder: Path) -> dict:
-    "Settings of a machine whose cache and results lie in `folder`."
-    return {"RLGEN_CACHE_DIR": str(folder / "cache"), "RLGEN_RESULTS_DIR": str(folder / "results"), "RLGEN_NUM_PROCESSES": "1", "RLGEN_DEVICE": "cpu", "RLGEN_DTYPE": "float32"}
-
-
-def working_in(folder: Path, patch: pytest.MonkeyPatch):
-    "This process works in a folder: begin(**params) gives a run that was started."
-    for k, v in environment(folder).items(): patch.setenv(k, v)
-    patch.chdir(ROOT)
-    settings.cache_clear()
-    return lambda **params: start(check_params(Params, params))
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    yield working_in(tmp_path, monkeypatch)
-    monkeypatch.undo()
-    settings.cache_clear()
+here = here_of("rest_pg")
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +41,10 @@ def undisturbed(tmp_path_factory):
     "A small run of all rows, in a folder of its own."
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        run = working_in(folder, patch)(**SMALL)
+        run = working_in(folder, patch, "rest_pg")(**SMALL)
         out = stages(run)
     settings.cache_clear()
     return SimpleNamespace(folder=folder, run=run, out=out)
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 500
-    return str(e.value)
 
 
 def said(out, method, name="world", seed=0): return [r["output"] for r in out.texts[name, method, seed]]
@@ -339,7 +316,7 @@ def test_again_nothing_is_done(undisturbed, monkeypatch):
     "Every stage is found; neither training nor sampling is called."
     def never(*a, **k): raise AssertionError("this was done before")
     for name in ("sft", "e_step", "generate", "generate_reasoning"): monkeypatch.setattr(working, name, never)
-    again = stages(working_in(undisturbed.folder, monkeypatch)(**SMALL))
+    again = stages(working_in(undisturbed.folder, monkeypatch, "rest_pg")(**SMALL))
     monkeypatch.undo()
     settings.cache_clear()
     assert again.texts == undisturbed.out.texts and again.iterations == undisturbed.out.iterations and again.cost == undisturbed.out.cost

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import line_of
 from rlgen import retrieval
-from rlgen.core import RlgenError
 from rlgen.lm import save_lm
 from rlgen.metrics import words
 from rlgen.retrieval import BM25, Encoder, Index, assemble, build_index, load_encoder, load_index, rank_items, rank_profiles
@@ -29,13 +29,6 @@ TEXTS = [
 QUERIES = ["the cat ran", "apples and soup", "who lost the keys ?"]
 
 pytestmark = pytest.mark.usefixtures("double")
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 def babble(n: int, seed: int, vocabulary: int = 30) -> list[str]:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from rlgen.core import RlgenError
+from helpers import line_of
 from rlgen.lm import encode_completion, encode_prompt, pad, save_lm
 from rlgen.sampling import Cost
 from rlgen.reward import bt_loss, encode_text, load_reward_model, new_reward_model, pair_wins, reward_function, score_ids
@@ -34,13 +34,6 @@ def rms(guides):
         return made[arch]
 
     return get
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 def tensors(*values): return torch.tensor(values, dtype=torch.float64)

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+import helpers
+from helpers import here_of
 from tiny_models import make_model
 
 from rlgen.pargs.setup import GUIDED, METHODS
@@ -22,8 +24,7 @@ SMALL_REST = dict(num_train=80, num_val=12, num_test=12, num_iterations=1, explo
 
 def environment(folder: Path, **more) -> dict:
     "An environment whose cache and results lie in `folder`."
-    return os.environ | {"RLGEN_CACHE_DIR": str(folder / "cache"), "RLGEN_RESULTS_DIR": str(folder / "results"), "RLGEN_NUM_PROCESSES": "1", "HF_HUB_OFFLINE": "1",
-                         "OMP_NUM_THREADS": "1", "RLGEN_DEVICE": "cpu"} | more
+    return os.environ | helpers.environment(folder, HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1") | more
 
 
 def command(*words: str, folder: Path, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
@@ -44,19 +45,7 @@ def rlgen(verb: str, folder: Path, check: bool = True, env: dict | None = None, 
     return command("-m", "rlgen", verb, algo, "-y", json.dumps(small | params), folder=folder, check=check, env=env or {})
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    "This process works in the test's own folder, on the CPU: here(**params) gives a run that was started."
-    from rlgen.core import settings
-    from rlgen.pargs.run import Params, start
-    from rlgen.record import check_params
-
-    for k, v in environment(tmp_path).items():
-        if k.startswith("RLGEN_"): monkeypatch.setenv(k, v)
-    monkeypatch.chdir(ROOT)
-    settings.cache_clear()
-    yield lambda **params: start(check_params(Params, params))
-    settings.cache_clear()
+here = here_of("pargs")
 
 
 @pytest.fixture(scope="module")

@@ -4,20 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from helpers import line_of
 from rlgen.cli import main
-from rlgen.core import RlgenError, jsonl, read_jsonl
+from rlgen.core import jsonl, read_jsonl
 from rlgen.lm import load_lm
 from rlgen.synth_rl.answers import correct
 from rlgen.synth_rl.evaluate import ASKED, evaluate, load_asked, params_of, task_of
 from rlgen.synth_rl.models import answers_of, examine
 from rlgen.synth_rl.setup import Params, load_problem
 from rlgen.worlds.synth_rl import make_tasks
-
-
-def line_of(call, *args, **kw) -> str:
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 400
-    return str(e.value)
 
 
 def rows_file(path: Path, rows: list[dict]) -> str:

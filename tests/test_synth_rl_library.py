@@ -15,6 +15,7 @@ import datasets
 import numpy as np
 import pytest
 
+from helpers import line_of
 from rlgen import retrieval
 from rlgen.core import RlgenError, jsonl
 from rlgen.metrics import words
@@ -29,13 +30,6 @@ ROWS = [
     dict(id="c", title="寿司", text="寿司が好きだ。灯が見える。"), dict(id="d", title="Quote", text='She said "no, thanks", twice.\nThen she left.'),
 ]  # fmt: skip
 PASSAGES = [Passage(**r) for r in ROWS]
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value)
-    return str(e.value)
 
 
 def read(source, **kw) -> list[Passage]: return list(read_passages(source, **kw))

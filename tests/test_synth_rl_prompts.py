@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlgen.core import RlgenError
+from helpers import line_of
 from rlgen.synth_rl.prompts import (JOBS, SECTIONS, answer_prompt, keywords_prompt, pairs, parse_keywords, parse_pattern, parse_sample, parse_vote, pattern_prompt, read_pairs,
                                     read_prompt, rewrite_prompt, rotate, sample_prompt, section)  # fmt: skip
 from rlgen.synth_rl.tasks import SHIPPED, Example, infer_task, load_task_data
@@ -21,13 +21,6 @@ DEMOS = [Example("1 + 2", "3"), Example("5 + 7", "12")]
 
 
 def passage(text, title="", i=0): return SimpleNamespace(id=f"p{i}", title=title, text=text)
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value)
-    return str(e.value)
 
 
 # ---------------------------------------------------------------- material

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import here_of, line_of, working_in
 from test_chat import Stub
 
-from rlgen.core import RlgenError, read_jsonl, settings
+from rlgen.core import read_jsonl, settings
 from rlgen.lm import build_lm, load_lm, save_lm, word_tokenizer
 from rlgen.record import check_params, read_params
 from rlgen.sampling import Cost
@@ -27,24 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = dict(num_train=80, num_val=6, num_test=12, num_initial=20, num_votes=3, adaptation_rounds=1, num_rollouts=6, num_selected=10, num_generations=3, prompts_per_step=4, steps=2, sft_steps=2, sft_batch=4, eval_freq=1, log_every=1, num_samples=2)
 
 
-def environment(folder: Path) -> dict:
-    "Settings of a machine whose cache and results lie in `folder`."
-    return {"RLGEN_CACHE_DIR": str(folder / "cache"), "RLGEN_RESULTS_DIR": str(folder / "results"), "RLGEN_NUM_PROCESSES": "1", "RLGEN_DEVICE": "cpu", "RLGEN_DTYPE": "float32"}
-
-
-def working_in(folder: Path, patch: pytest.MonkeyPatch):
-    "This process works in a folder: begin(**params) gives a run that was started."
-    for k, v in environment(folder).items(): patch.setenv(k, v)
-    patch.chdir(ROOT)
-    settings.cache_clear()
-    return lambda **params: start(check_params(Params, params))
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    yield working_in(tmp_path, monkeypatch)
-    monkeypatch.undo()
-    settings.cache_clear()
+here = here_of("synth_rl")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +48,7 @@ def done(tmp_path_factory, base):
     "A small run of all rows."
     folder = tmp_path_factory.mktemp("done")
     with pytest.MonkeyPatch.context() as patch:
-        begin = working_in(folder, patch)
+        begin = working_in(folder, patch, "synth_rl")
         run = begin(methods=list(METHODS), base_model_path=base, target_model_path=str(folder / "target"), **SMALL)
         out = stages(run)
         found = report(run, out)
@@ -77,13 +61,6 @@ def done(tmp_path_factory, base):
         later = set((folder / "cache").rglob("stage.json"))
     settings.cache_clear()
     return SimpleNamespace(folder=folder, run=run, out=out, found=found, before=before, after=after, new={p.parent.name.rsplit("-", 1)[0] for p in later - set(after)})
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value) and len(str(e.value)) < 500
-    return str(e.value)
 
 
 def stage_of(x, item): return next(s for s in x.run.stages if s.item == f"0/{item}")

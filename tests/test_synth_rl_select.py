@@ -6,19 +6,13 @@ import random
 import pytest
 import torch
 
-from rlgen.core import RlgenError
+from helpers import line_of
 from rlgen.lm import build_lm, encode_prompt, word_tokenizer
 from rlgen.synth_rl.select import RULES, flat_chance, histogram, middle_share, pass_counts, priority, rollouts, select
 from rlgen.sampling import Cost
 
 KEYS = [f"q{i}" for i in range(60)]
 RATES = [random.Random(i).choice([0, 1 / 16, 3 / 16, 8 / 16, 13 / 16, 1]) for i in range(60)]
-
-
-def line_of(work, *args, **kw) -> str:
-    with pytest.raises(RlgenError) as e: work(*args, **kw)
-    assert "\n" not in str(e.value)
-    return str(e.value)
 
 
 @pytest.fixture(scope="module")

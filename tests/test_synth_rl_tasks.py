@@ -13,7 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlgen.core import RlgenError, jsonl
+from helpers import line_of
+from rlgen.core import jsonl
 from rlgen.data import Rows
 from rlgen.synth_rl.answers import KINDS, LETTERS, TEMPLATE, Task, answer_reward, correct, format_reward, label_key, normal_answer, parse_answer, read_output, reward_function
 from rlgen.synth_rl.tasks import (
@@ -26,13 +27,6 @@ NLI = Task("nli", "Does it follow?", "label", ["entailment", "neutral", "contrad
 YES, RTE, BIT = (Task(n, "Decide.", "label", x) for n, x in (("yes", ["yes", "no", "maybe"]), ("rte", ["entailment", "not_entailment"]), ("bit", "01")))
 TRACK = Task("track", INSTRUCTION, "number", template="{input}", reply="answer {output}")
 TASKS = [NUM, TXT, ABCD, NLI, YES, RTE, BIT, TRACK]
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value)
-    return str(e.value)
 
 
 def write(path, rows):

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers import line_of
 from rlgen.chat import Oracle, Reply, Stopped, complete
-from rlgen.core import RlgenError, jsonl, read_jsonl
+from rlgen.core import jsonl, read_jsonl
 from rlgen.synth_rl.prompts import read_pairs, read_prompt
 from rlgen.synth_rl.tasks import Example, infer_task, load_task_data
 from rlgen.synth_rl.write import OUTCOMES, Intake, Sample, Seen, adapt, as_rows, bearing, find_keywords, find_pattern, read_samples, rewrite, verify, write_initial
@@ -20,13 +21,6 @@ from rlgen.worlds import synth_rl as world
 TASK = infer_task("sums", "Add the numbers.", ["3", "12", "7", "40"])
 DEMOS = [Example("1 + 2", "3"), Example("5 + 7", "12"), Example("30 + 10", "40")]
 PASSAGES = [SimpleNamespace(id=f"p{i}", title="", text=f"Fact f{i}.") for i in range(5)]
-
-
-def line_of(call, *args, **kw) -> str:
-    "The error's text, which has to be one line."
-    with pytest.raises(RlgenError) as e: call(*args, **kw)
-    assert "\n" not in str(e.value)
-    return str(e.value)
 
 
 def said(text, error="", finish="stop") -> Reply: return Reply(text, "error" if error else finish, 1, 1, error=error)

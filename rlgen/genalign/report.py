@@ -8,7 +8,6 @@ __all__ = ['METRICS', 'JUDGED', 'DESCRIBED', 'NAMES', 'FLOORS', 'PANELS', 'COSTS
            'map_figure', 'run_map', 'cost_rows', 'cost_table', 'samples', 'report']
 
 # %% ../../nbs/69_genalign_report.ipynb #imports
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -16,13 +15,14 @@ from statistics import fmean, pstdev
 import numpy as np
 
 # %% ../../nbs/69_genalign_report.ipynb #imports-rlgen
-from ..core import RlgenError
 from .data import Item
 from .models import embedding
 from .run import Outcome
 from .setup import ALIGNED, first_row
+from ..lookup import read_scores
 from ..metrics import compare, holds, summarise
 from ..record import Run, rounded, save_results, style
+from ..render import spanned
 
 # %% ../../nbs/69_genalign_report.ipynb #score-rows
 METRICS = ("golden_accuracy", "golden_loss")
@@ -48,17 +48,9 @@ def read_tables(
     folder: Path | str,  # a run's, with scores.csv
 ) -> dict:  # as `tables`; raises RlgenError where there is no such file
     "Table and pairs of a finished run, worked out anew from its scores."
-    try: text = (Path(folder) / "scores.csv").read_text()
-    except OSError: raise RlgenError(f"{folder}: holds no scores.csv; give the folder of a finished run") from None
-    own = dict(method=str, seed=int, item=str)
-    return tables([{k: own.get(k, float)(v) for k, v in r.items() if v != ""} for r in csv.DictReader(text.splitlines())])
+    return tables(read_scores(folder, item=str))
 
 # %% ../../nbs/69_genalign_report.ipynb #main-table
-def _spanned(r: dict, key: str, sign: str = "") -> str:
-    "A number with its interval."
-    return f"{r[key]:{sign}.3f}" + (f" [{r['low']:{sign}.3f}, {r['high']:{sign}.3f}]" if r["low"] is not None else "")
-
-
 def main_table(
     found: dict,  # of `tables`
     first: str = "per-sample",  # the aligned row that others are compared with
@@ -70,7 +62,7 @@ def main_table(
     rows = [r for r in found["table"] if r["metric"] == METRICS[0]]
     def line(r):
         d = turned(*ahead[r["method"]]) if r["method"] in ahead else None
-        return {"golden accuracy": _spanned(r, "mean"), f"{first} − row": _spanned(d, "diff", "+") if d else "", "by seed": ", ".join(f"{x:+.3f}" for x in d["by_seed"].values()) if d else "", "claim": ("yes" if d["claim"] else "no") if d else ""}
+        return {"golden accuracy": spanned(r["mean"], r["low"], r["high"]), f"{first} − row": spanned(d["diff"], d["low"], d["high"], "+") if d else "", "by seed": ", ".join(f"{x:+.3f}" for x in d["by_seed"].values()) if d else "", "claim": ("yes" if d["claim"] else "no") if d else ""}
     return pd.DataFrame([line(r) for r in rows], index=pd.Index([r["method"] for r in rows], name="row"))
 
 # %% ../../nbs/69_genalign_report.ipynb #data-rows

@@ -7,7 +7,6 @@ __all__ = ['ASKED', 'DOCUMENTS', 'find_parts', 'params_of', 'which_documents', '
 
 # %% ../../nbs/49_lapdog_evaluate.ipynb #imports
 from pathlib import Path
-from typing import Any
 
 # %% ../../nbs/49_lapdog_evaluate.ipynb #imports-rlgen
 from ..core import RlgenError, atomic_write, jsonl, suggest
@@ -17,8 +16,9 @@ from .report import CORPUS, METRICS, prediction_rows
 from .run import graded
 from .setup import Params, Problem, checkpoint_parts, world_problem
 from ..lm import load_lm
+from ..lookup import run_of
 from ..metrics import summarise
-from ..record import check_params, read_params
+from ..record import check_params
 
 # %% ../../nbs/49_lapdog_evaluate.ipynb #find-parts
 def find_parts(
@@ -41,14 +41,8 @@ def params_of(
     given: dict | None = None,  # parameters as they were typed
 ) -> Params:  # raises RlgenError for parameters that can't be
     "How a checkpoint wants to be asked."
-    own: dict[str, Any] = {}
-    folder = Path(checkpoint).expanduser()
-    for up in (folder.resolve(), *folder.resolve().parents) if folder.is_dir() else ():
-        if not (up / "params.yaml").is_file(): continue
-        found = read_params([up / "params.yaml"], {})
-        if found.get("run") == "lapdog": own = {k: found[k] for k in ASKED if k in found}
-        break
-    return check_params(Params, own | (given or {}))
+    found = run_of(checkpoint, "lapdog")
+    return check_params(Params, {k: found[k] for k in ASKED if k in found} | (given or {}))
 
 # %% ../../nbs/49_lapdog_evaluate.ipynb #which-documents
 DOCUMENTS = dict(dense="retriever", bm25="bm25", random="random", oracle="gold", none="none")  # what a person types -> what a run's rows call it

@@ -9,7 +9,6 @@ __all__ = ['METRICS', 'FIRST', 'RIVALS', 'COMPARED', 'CORPUS', 'NAMES', 'COSTS',
            'heat_figure', 'spread_figure', 'side_by_side']
 
 # %% ../../nbs/48_lapdog_report.ipynb #imports
-import csv
 import html
 import json
 from collections import Counter
@@ -19,12 +18,14 @@ from statistics import fmean
 from typing import Any
 
 # %% ../../nbs/48_lapdog_report.ipynb #imports-rlgen
-from ..core import RlgenError, atomic_write, jsonl
+from ..core import atomic_write, jsonl
 from .data import Dialogue
 from .run import Outcome
 from .setup import METHODS
+from ..lookup import read_scores
 from ..metrics import compare, holds, summarise
 from ..record import Run, rounded, save_results, style
+from ..render import page_text, spanned
 from ..worlds.lapdog import HOBBIES, OCCASIONS
 
 # %% ../../nbs/48_lapdog_report.ipynb #score-rows
@@ -58,10 +59,7 @@ def read_tables(
     folder: Path | str,  # a run's, with scores.csv
 ) -> dict:  # as `tables`; raises RlgenError where there is no such file
     "Table and pairs of a finished run, worked out anew from its scores."
-    try: text = (Path(folder) / "scores.csv").read_text()
-    except OSError: raise RlgenError(f"{folder}: holds no scores.csv; give the folder of a finished run") from None
-    own = dict(method=str, seed=int, item=str)
-    return tables([{k: own.get(k, float)(v) for k, v in r.items() if v != ""} for r in csv.DictReader(text.splitlines())])
+    return tables(read_scores(folder, item=str))
 
 # %% ../../nbs/48_lapdog_report.ipynb #corpus-rows
 CORPUS = dict(corpus_bleu="corpus BLEU", distinct_1="distinct-1", distinct_2="distinct-2", different="replies", distinct_at_1="stories")
@@ -159,17 +157,12 @@ def report(
 NAMES = dict(f1="F1", bleu="BLEU", rougeL="ROUGE-L", recall_at_1="recall@1", rouge1="ROUGE-1", rouge2="ROUGE-2", length_ratio="length", recall_at_5="recall@5", mrr="MRR", facts="facts", persona="persona")
 
 
-def _spanned(mean: float, low: float | None, high: float | None, sign: str = "") -> str:
-    "A number with its interval."
-    return f"{mean:{sign}.3f}" + (f" [{low:{sign}.3f}, {high:{sign}.3f}]" if low is not None else "")
-
-
 def main_table(
     table: list[dict],  # rows of `tables`
 ):  # a pandas DataFrame, a line for each row
     "Means and intervals of the headline and its companions."
     import pandas as pd
-    cells = {(r["method"], r["metric"]): _spanned(r["mean"], r["low"], r["high"]) for r in table}
+    cells = {(r["method"], r["metric"]): spanned(r["mean"], r["low"], r["high"]) for r in table}
     methods = list(dict.fromkeys(m for m, _ in cells))
     return pd.DataFrame([{NAMES[k]: cells.get((m, k), "") for k in COMPARED if any(x == k for _, x in cells)} for m in methods], index=pd.Index(methods, name="method"))
 
@@ -191,7 +184,7 @@ def pairs_table(
 ):  # a pandas DataFrame, a line for each comparison and measure
     "Differences."
     import pandas as pd
-    body = [dict(comparison=f"{r['a']} − {r['b']}", score=NAMES[r["metric"]], difference=_spanned(r["diff"], r["low"], r["high"], "+"), p="" if r["p"] is None else f"{r['p']:.4f}",
+    body = [dict(comparison=f"{r['a']} − {r['b']}", score=NAMES[r["metric"]], difference=spanned(r["diff"], r["low"], r["high"], "+"), p="" if r["p"] is None else f"{r['p']:.4f}",
                  **{"by seed": ", ".join(f"{d:+.3f}" for d in r["by_seed"].values()), "claim": "yes" if r["claim"] else "no"}) for r in pairs]
     return pd.DataFrame(body).set_index(["comparison", "score"]) if body else pd.DataFrame()
 
@@ -348,12 +341,6 @@ def spread_figure(
     return fig
 
 # %% ../../nbs/48_lapdog_report.ipynb #side-by-side
-def _shown(text: str | None, width: int) -> str:
-    "A text for a page: escaped, its line breaks kept, not too long."
-    text = (text or "").strip()
-    return html.escape(text if len(text) <= width else text[:width].rstrip() + " …").replace("\n", "<br>")
-
-
 def side_by_side(
     found: list[dict],  # of `samples`
     metric: str,  # the headline
@@ -364,9 +351,9 @@ def side_by_side(
     from IPython.display import HTML
     cell, out = "<td style='text-align:left;vertical-align:top;overflow-wrap:anywhere'>", []
     for s in found:
-        right = f"<tr>{cell}<b>right</b></td><td></td>{cell}{_shown((s['gold'] or {}).get('text'), width)}</td>{cell}{_shown(s['answers'][0], width)}</td></tr>"
+        right = f"<tr>{cell}<b>right</b></td><td></td>{cell}{page_text((s['gold'] or {}).get('text'), width)}</td>{cell}{page_text(s['answers'][0], width)}</td></tr>"
         rows = [r for r in s["rows"] if r["method"] in methods] or s["rows"]
-        lines = [f"<tr>{cell}{html.escape(r['method'])}</td><td style='text-align:right;vertical-align:top'>{r[metric]:.2f}</td>{cell}{_shown((r['story'] or {}).get('text', '–'), width)}</td>{cell}{_shown(r['reply'], width)}</td></tr>" for r in rows]
-        out.append(f"<p style='overflow-wrap:anywhere'><b>persona</b>: {_shown(s['persona'], width)}<br><b>context</b>: {_shown(s['context'], width)}</p><table style='width:100%;table-layout:fixed'><colgroup><col style='width:14%'><col style='width:8%'>"
+        lines = [f"<tr>{cell}{html.escape(r['method'])}</td><td style='text-align:right;vertical-align:top'>{r[metric]:.2f}</td>{cell}{page_text((r['story'] or {}).get('text', '–'), width)}</td>{cell}{page_text(r['reply'], width)}</td></tr>" for r in rows]
+        out.append(f"<p style='overflow-wrap:anywhere'><b>persona</b>: {page_text(s['persona'], width)}<br><b>context</b>: {page_text(s['context'], width)}</p><table style='width:100%;table-layout:fixed'><colgroup><col style='width:14%'><col style='width:8%'>"
                    f"<col style='width:42%'><col style='width:36%'></colgroup><tr><th style='text-align:left'>row</th><th>{NAMES[metric]}</th><th style='text-align:left'>story</th><th style='text-align:left'>reply</th></tr>{right}{''.join(lines)}</table>")
     return HTML("<hr>".join(out))

@@ -8,14 +8,14 @@ __all__ = ['BASELINES', 'RIVALS', 'LABELS', 'score_rows', 'table_rows', 'flops',
            'prefix_figure', 'side_by_side']
 
 # %% ../../nbs/26_pargs_report.ipynb #imports
-import csv
 import html
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 # %% ../../nbs/26_pargs_report.ipynb #imports-rlgen
-from ..core import RlgenError, atomic_write, jsonl
+from ..core import atomic_write, jsonl
+from ..lookup import read_scores
 from ..metrics import compare, distinct_n, repetition, summarise, wilson
 from .partial import overall_accuracy, prefix_accuracy
 from .run import Outcome
@@ -129,11 +129,7 @@ def read_tables(
 ) -> dict:  # as `tables`; raises RlgenError where a file is missing
     "Table and pairs of a finished run, worked out anew from its scores."
     given = {k: v for k, v in read_params([Path(folder) / "params.yaml"], {}).items() if k != "run"}
-    try: text = (Path(folder) / "scores.csv").read_text()
-    except OSError: raise RlgenError(f"{folder}: holds no scores.csv; give the folder of a finished run") from None
-    own = dict(method=str, seed=int, item=int)
-    scores = [{k: own.get(k, float)(v) for k, v in r.items() if v != ""} for r in csv.DictReader(text.splitlines())]
-    return tables(scores, check_params(Params, given))
+    return tables(read_scores(folder, item=int), check_params(Params, given))
 
 # %% ../../nbs/26_pargs_report.ipynb #two-by-two
 def two_by_two(

@@ -9,7 +9,6 @@ __all__ = ['METRICS', 'PAPER', 'RIVALS', 'NAMES', 'COSTS', 'STEPS', 'LABELS', 'F
            'histogram_figure', 'forced_figure', 'side_by_side']
 
 # %% ../../nbs/36_rest_pg_report.ipynb #imports
-import csv
 import html
 import json
 from collections.abc import Sequence
@@ -19,9 +18,11 @@ from statistics import fmean
 from typing import Any
 
 # %% ../../nbs/36_rest_pg_report.ipynb #imports-rlgen
-from ..core import RlgenError, atomic_write, jsonl
+from ..core import atomic_write, jsonl
+from ..lookup import read_scores
 from ..metrics import compare, holds, summarise
 from ..record import Run, rounded, save_results, style
+from ..render import page_text, spanned
 from .em import judge_rewards
 from .run import Outcome
 from .setup import METHODS, Params, items_for
@@ -100,10 +101,7 @@ def read_tables(
     folder: Path | str,  # a run's, with scores.csv
 ) -> dict:  # as `tables`; raises RlgenError where there is no such file
     "Table and pairs of a finished run, worked out anew from its scores."
-    try: text = (Path(folder) / "scores.csv").read_text()
-    except OSError: raise RlgenError(f"{folder}: holds no scores.csv; give the folder of a finished run") from None
-    own = dict(dataset=str, method=str, seed=int, item=int)
-    return tables([{k: own.get(k, float)(v) for k, v in r.items() if v != ""} for r in csv.DictReader(text.splitlines())])
+    return tables(read_scores(folder, dataset=str, item=int))
 
 # %% ../../nbs/36_rest_pg_report.ipynb #cost-rows
 def cost_rows(
@@ -240,7 +238,7 @@ def pairs_table(
     percent = lambda v: "-" if v is None else f"{v:+.1%}".replace("%", " %")
     several = len({r["metric"] for r in pairs}) > 1
     body = [dict(comparison=f"{r['a']} − {r['b'].split(': ')[-1]}") | (dict(score=NAMES[r["metric"]]) if several else {})
-            | dict(difference=f"{r['diff']:+.3f}" + (f" [{r['low']:+.3f}, {r['high']:+.3f}]" if r["low"] is not None else ""), p="-" if r["p"] is None else f"{r['p']:.4f}", margin=percent(r["relative"]),
+            | dict(difference=spanned(r["diff"], r["low"], r["high"], "+"), p="-" if r["p"] is None else f"{r['p']:.4f}", margin=percent(r["relative"]),
                    **{"by seed": ", ".join(map(percent, r["relative_by_seed"].values())), "paper": percent(r["paper"]) if r["paper"] else "", "claim": "yes" if r["claim"] else "no"}) for r in pairs]
     return pd.DataFrame(body).set_index("comparison") if body else pd.DataFrame()
 
@@ -381,12 +379,6 @@ def forced_figure(
     return fig
 
 # %% ../../nbs/36_rest_pg_report.ipynb #side-by-side
-def _shown(text: str | None, width: int) -> str:
-    "A text for a page: escaped, its line breaks kept, not too long."
-    text = (text or "").strip()
-    return html.escape(text if len(text) <= width else text[:width].rstrip() + " …").replace("\n", "<br>")
-
-
 def side_by_side(
     found: list[dict],  # of `samples`
     metric: str,  # the headline
@@ -397,11 +389,11 @@ def side_by_side(
     from IPython.display import HTML
     cell, out = "<td style='text-align:left;vertical-align:top;overflow-wrap:anywhere'>", []
     for s in found:
-        items = "".join(f"<li>{_shown(t, past)}</li>" for t in s["past"])
-        lines = [f"<tr>{cell}<b>the person</b></td><td></td>{cell}</td>{cell}{_shown(s['y'], width)}</td></tr>"]
+        items = "".join(f"<li>{page_text(t, past)}</li>" for t in s["past"])
+        lines = [f"<tr>{cell}<b>the person</b></td><td></td>{cell}</td>{cell}{page_text(s['y'], width)}</td></tr>"]
         for r in s["rows"]:
-            text = _shown(r["text"], width) if r["text"] else f"<i>no text:</i> {_shown(r['output'], width)}"
-            lines.append(f"<tr>{cell}{html.escape(r['method'])}</td><td style='text-align:right;vertical-align:top'>{r[metric]:.2f}</td>{cell}<i>{_shown(r['reasoning'], width)}</i></td>{cell}{text}</td></tr>")
-        out.append(f"<p>past texts of {html.escape(s['user_id'])}{' (' + html.escape(s['dataset']) + ')' if len({o['dataset'] for o in found}) > 1 else ''}</p><ul style='overflow-wrap:anywhere'>{items}</ul><p style='overflow-wrap:anywhere'><b>request</b>: {_shown(s['x'], width)}</p>"
+            text = page_text(r["text"], width) if r["text"] else f"<i>no text:</i> {page_text(r['output'], width)}"
+            lines.append(f"<tr>{cell}{html.escape(r['method'])}</td><td style='text-align:right;vertical-align:top'>{r[metric]:.2f}</td>{cell}<i>{page_text(r['reasoning'], width)}</i></td>{cell}{text}</td></tr>")
+        out.append(f"<p>past texts of {html.escape(s['user_id'])}{' (' + html.escape(s['dataset']) + ')' if len({o['dataset'] for o in found}) > 1 else ''}</p><ul style='overflow-wrap:anywhere'>{items}</ul><p style='overflow-wrap:anywhere'><b>request</b>: {page_text(s['x'], width)}</p>"
                    f"<table style='width:100%;table-layout:fixed'><colgroup><col style='width:16%'><col style='width:9%'><col style='width:27%'><col style='width:48%'></colgroup><tr><th style='text-align:left'>row</th><th>{html.escape(NAMES[metric].split()[0])}</th><th style='text-align:left'>reasoning</th><th style='text-align:left'>text</th></tr>{''.join(lines)}</table>")
     return HTML("<hr>".join(out))

@@ -7,13 +7,13 @@ __all__ = ['ASKED', 'params_of', 'task_of', 'load_asked', 'evaluate']
 
 # %% ../../nbs/59a_synth_rl_evaluate.ipynb #imports
 from pathlib import Path
-from typing import Any
 
 # %% ../../nbs/59a_synth_rl_evaluate.ipynb #imports-rlgen
 from ..core import RlgenError, atomic_write, jsonl
 from ..lm import load_lm
+from ..lookup import run_of
 from ..metrics import summarise
-from ..record import check_params, read_params
+from ..record import check_params
 from .answers import Task
 from .models import answers_of, examine_rows
 from .setup import WORLDS, Params, Problem, in_world, real_task, world_problem
@@ -28,14 +28,8 @@ def params_of(
     given: dict | None = None,  # parameters as they were typed
 ) -> Params:  # raises RlgenError for parameters that can't be
     "How a checkpoint wants to be asked."
-    own: dict[str, Any] = {}
-    folder = Path(checkpoint).expanduser()
-    for up in (folder.resolve(), *folder.resolve().parents) if folder.is_dir() else ():
-        if not (up / "params.yaml").is_file(): continue
-        found = read_params([up / "params.yaml"], {})
-        if found.get("run") == "synth_rl": own = {k: found[k] for k in ASKED if k in found}
-        break
-    return check_params(Params, own | (given or {}))
+    found = run_of(checkpoint, "synth_rl")
+    return check_params(Params, {k: found[k] for k in ASKED if k in found} | (given or {}))
 
 # %% ../../nbs/59a_synth_rl_evaluate.ipynb #task-of
 def task_of(

@@ -8,14 +8,14 @@ __all__ = ['FIRST', 'RIVALS', 'PANELS', 'COSTS', 'FLOORS', 'score_rows', 'tables
            'accuracy_bars', 'samples', 'report']
 
 # %% ../../nbs/59_synth_rl_report.ipynb #imports
-import csv
 from pathlib import Path
 from statistics import fmean
 
 # %% ../../nbs/59_synth_rl_report.ipynb #imports-rlgen
-from ..core import RlgenError
+from ..lookup import read_scores
 from ..metrics import compare, holds, summarise
 from ..record import Run, rounded, save_results, style
+from ..render import spanned
 from .run import Outcome
 from .select import histogram, middle_share
 from .setup import METHODS
@@ -45,10 +45,7 @@ def read_tables(
     folder: Path | str,  # a run's, with scores.csv
 ) -> dict:  # as `tables`; raises RlgenError where there is no such file
     "Table and pairs of a finished run, worked out anew from its scores."
-    try: text = (Path(folder) / "scores.csv").read_text()
-    except OSError: raise RlgenError(f"{folder}: holds no scores.csv; give the folder of a finished run") from None
-    own = dict(method=str, seed=int, item=str)
-    return tables([{k: own.get(k, float)(v) for k, v in r.items() if v != ""} for r in csv.DictReader(text.splitlines())])
+    return tables(read_scores(folder, item=str))
 
 # %% ../../nbs/59_synth_rl_report.ipynb #pool-rows
 def pool_rows(
@@ -175,11 +172,6 @@ def cost_table(
     return pd.DataFrame([{name: f"{c.get(k, 0):,.0f}" for k, name in COSTS.items()} | wasted(c["method"]) for c in cost], index=pd.Index([c["method"] for c in cost], name="method"))
 
 # %% ../../nbs/59_synth_rl_report.ipynb #main-table
-def _spanned(r: dict, key: str, sign: str = "") -> str:
-    "A number with its interval."
-    return f"{r[key]:{sign}.3f}" + (f" [{r['low']:{sign}.3f}, {r['high']:{sign}.3f}]" if r["low"] is not None else "")
-
-
 def main_table(
     found: dict,  # of `tables`
 ):  # a pandas DataFrame, a line for each row
@@ -188,7 +180,7 @@ def main_table(
     ahead = {r["b"]: r for r in found["pairs"]}
     def line(r):
         d = ahead.get(r["method"])
-        return dict(accuracy=_spanned(r, "mean")) | {"full − row": _spanned(d, "diff", "+") if d else "", "by seed": ", ".join(f"{x:+.3f}" for x in d["by_seed"].values()) if d else "", "claim": ("yes" if d["claim"] else "no") if d else ""}
+        return dict(accuracy=spanned(r["mean"], r["low"], r["high"])) | {"full − row": spanned(d["diff"], d["low"], d["high"], "+") if d else "", "by seed": ", ".join(f"{x:+.3f}" for x in d["by_seed"].values()) if d else "", "claim": ("yes" if d["claim"] else "no") if d else ""}
     return pd.DataFrame([line(r) for r in found["table"]], index=pd.Index([r["method"] for r in found["table"]], name="method"))
 
 # %% ../../nbs/59_synth_rl_report.ipynb #bars
