@@ -110,7 +110,7 @@ class Limits:
     concurrency: int = param(8, low=1)  # requests on their way at once
     rate: float = param(0.0, low=0)  # requests started per second; 0: no limit
     max_requests: int = param(0, low=0)  # attempts in one call; 0: no limit
-    max_total_tokens: int = param(0, low=0)  # of prompts and replies in one call; 0: no limit
+    max_total_tokens: int = param(0, low=0)  # of prompts and replies in one call; 0: no limit. Until its reply is there, a request is reckoned at its characters plus max_tokens
     retries: int = param(5, low=0)  # further attempts at a prompt
     backoff: float = param(0.5, low=0)  # seconds before the first of them
     give_up: int = param(5, low=1)  # first prompts that may fail before the run ends

@@ -9,14 +9,17 @@ __all__ = ['ALGOS', 'system', 'typed_params', 'do_stages', 'run_algo', 'make_res
 
 # %% ../nbs/90_cli.ipynb #imports
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -83,27 +86,30 @@ def do_stages(
     module, n = system(algo), settings().num_processes
     run, (rank, world) = module.start(params), rank_world()
     if rank == 0: _tell(f"{algo}: seeds {params.seeds}, methods {', '.join(params.methods)}, a world of {world} -> {_short(run.out_dir)}")
-    parts = module.apart(params) if hasattr(module, "apart") else [dict(seeds=[s]) for s in params.seeds]
-    if n > 1 and len(parts) > 1 and "RANK" not in os.environ: _apart(algo, params, parts, n, run.out_dir / "parts")
+    parts = module.apart(params)
+    if n > 1 and len(parts) > 1 and "RANK" not in os.environ:
+        module.check(run)  # a mistake is told once, not by every part
+        _apart(algo, params, parts, n, run.out_dir / "parts")
     module.stages(run)
 
 
 def _apart(algo: str, params, parts: list[dict], n: int, folder: Path) -> None:
     "One `rlgen stages` process for each part, n at a time, with a folder of its own for as long as it works; raises RlgenError if one fails."
     todo, going, given = list(parts), [], dataclasses.asdict(params)
-    while todo or going:
-        while todo and len(going) < n:
-            part = todo.pop(0)
-            one = json.dumps(given | part | dict(out_dir=str(folder / digest(part, 8))))
-            going.append(subprocess.Popen([sys.executable, "-m", "rlgen", "stages", algo, "-y", one], env=os.environ | {"RLGEN_NUM_PROCESSES": "1"}))
-        done = going.pop(0)
-        try: code = done.wait()
-        except BaseException:
-            for p in [done, *going]: p.terminate()
-            raise
-        if code:
-            for p in going: p.terminate()
-            raise RlgenError(f"a process that worked on one part ended with exit code {code}; its message is above, what it had finished is kept")
+    try:
+        while todo or going:
+            while todo and len(going) < n:
+                part = todo.pop(0)
+                one = json.dumps(given | part | dict(out_dir=str(folder / digest(part, 8))))
+                going.append(subprocess.Popen([sys.executable, "-m", "rlgen", "stages", algo, "-y", one], env=os.environ | {"RLGEN_NUM_PROCESSES": "1"}))
+            while all(p.poll() is None for p in going): time.sleep(0.1)
+            done = next(p for p in going if p.returncode is not None)
+            going.remove(done)
+            if done.returncode > 0: raise RlgenError(f"a process that worked on one part ended with exit code {done.returncode}; its message is above, what it had finished is kept")
+            if done.returncode < 0: raise RlgenError(f"a process that worked on one part was killed by signal {-done.returncode}{' (too little memory? a smaller micro_batch or num_processes = 1 takes less)' if done.returncode == -9 else ''}; what it had finished is kept")
+    finally:
+        for p in going: p.terminate()
+        for p in going: p.wait()
     if not [t for t in folder.glob("*/tracker") if any(t.iterdir())]: shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../nbs/90_cli.ipynb #run-algo
@@ -114,6 +120,7 @@ def run_algo(
     "Check, do the stages, execute the run notebook, print table and paths."
     module = system(algo)
     params = check_params(module.Params, given)
+    _plain_name(params.params_name)
     notebook = find_root() / "nbs" / f"run_{algo}.ipynb"
     if not notebook.is_file(): raise RlgenError(f"no nbs/run_{algo}.ipynb from here upwards: `rlgen run` works inside a clone of the repository (or set RLGEN_ROOT); the library itself works anywhere")
     run = module.start(params)
@@ -121,6 +128,11 @@ def run_algo(
     _execute(notebook, run.out_dir / "run.ipynb", given | dict(out_dir=_from_root(run.out_dir)))
     _shown(run.out_dir)
     return run.out_dir
+
+
+def _plain_name(name: str) -> None:
+    "Raise RlgenError for a params_name that would be another place than a folder of its own."
+    if not re.fullmatch(r"\w[\w.-]*", name): raise RlgenError(f"parameter params_name = {name!r}: becomes a folder's name; use letters, digits, - . and _, a letter or digit first")
 
 
 def _execute(notebook: Path, output: Path, given: dict) -> None:
@@ -145,11 +157,10 @@ def make_results(
     "The committed run, results/<algo>/<params_name>; the default one also renews README's generated block."
     module = system(algo)
     given = dict(seeds=[0, 1, 2]) | (dict(methods=list(module.METHODS)) if hasattr(module, "METHODS") else {}) | given
-    check_params(module.Params, given)  # before anything is taken away
-    folder = settings().results_dir / algo / given.get("params_name", "default")
-    for old in folder.glob("*"):
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
-    run_algo(algo, given | dict(out_dir=_from_root(folder)))
+    name = check_params(module.Params, given).params_name
+    _plain_name(name)
+    folder = settings().results_dir / algo / name
+    with _put_aside(folder): run_algo(algo, given | dict(out_dir=_from_root(folder)))
     for model in list(folder.rglob("stage.txt")): shutil.rmtree(model.parent)  # trained models: large, and made again by the same command
     for name in ("models", "checkpoints", "rounds"): shutil.rmtree(folder / name, ignore_errors=True)
     for texts in [*folder.glob("generation_*.jsonl"), *folder.glob("predictions_*.jsonl")]: texts.unlink()  # so are all texts
@@ -157,6 +168,23 @@ def make_results(
         _readme_block(algo, json.loads((folder / "metrics.json").read_text()))
         make_summary()
     return folder
+
+
+@contextlib.contextmanager
+def _put_aside(folder: Path):
+    "Put a folder aside while its successor is made; where that fails it comes back, and what was begun is called .failed."
+    aside, failed = folder.with_name(f".{folder.name}.before"), folder.with_name(f"{folder.name}.failed")
+    if aside.exists(): shutil.rmtree(folder, ignore_errors=True)  # a run that was killed had begun it
+    elif folder.exists(): folder.rename(aside)
+    try: yield
+    except BaseException:
+        shutil.rmtree(failed, ignore_errors=True)
+        if folder.exists():
+            folder.rename(failed)
+            _tell(f"what was begun lies in {_short(failed)}")
+        if aside.exists(): aside.rename(folder)
+        raise
+    for old in (aside, failed): shutil.rmtree(old, ignore_errors=True)
 
 
 def _readme_block(algo: str, found: dict) -> None:
@@ -187,17 +215,18 @@ def stale_results() -> list[str]:  # one line a run, or one line that there are 
 def file_metrics(
     path: str,  # JSONL with prediction (or completion) and reference
 ) -> dict:  # metric -> {mean, low, high} or a number for corpus metrics; raises RlgenError for a row without texts
-    "ROUGE, BLEU, token F1, length ratio and distinct-n of a file of predictions."
+    "ROUGE, BLEU, token F1, length ratio and distinct-n of a file of predictions; of several references the best one counts."
     from rlgen.metrics import bleu, distinct_n, interval, length_ratio, rouge, token_f1
     rows = read_jsonl(path)
     for i, r in enumerate(rows, 1):
-        if not isinstance(r.get("prediction", r.get("completion")), str) or not r.get("reference"):
-            raise RlgenError(f"{path}: row {i} needs 'prediction' (or 'completion') and 'reference'; it has {', '.join(r)}")
+        said, refs = r.get("prediction", r.get("completion")), r.get("reference")
+        if not isinstance(said, str) or not refs or not all(isinstance(x, str) for x in ([refs] if isinstance(refs, str) else refs if isinstance(refs, list) else [refs])):
+            raise RlgenError(f"{path}: row {i} needs 'prediction' (or 'completion') and 'reference', a text or several; it has {', '.join(r)}")
     preds, refs = [r.get("prediction", r.get("completion")) for r in rows], [r["reference"] for r in rows]
-    one = [r if isinstance(r, str) else r[0] for r in refs]
-    scores = [rouge(p, r) for p, r in zip(preds, one)]
+    several = [[r] if isinstance(r, str) else r for r in refs]
+    scores = [{k: max(one[k] for one in found) for k in found[0]} for p, rs in zip(preds, several) for found in [[rouge(p, r) for r in rs]]]
     out = {k: interval([s[k] for s in scores]) for k in scores[0]} | dict(f1=interval([token_f1(p, r) for p, r in zip(preds, refs)]))
-    return rounded({k: {x: v[x] for x in ("mean", "low", "high")} for k, v in out.items()} | dict(bleu=bleu(preds, refs), length_ratio=length_ratio(preds, one), distinct_2=distinct_n(preds), n=len(rows)))
+    return rounded({k: {x: v[x] for x in ("mean", "low", "high")} for k, v in out.items()} | dict(bleu=bleu(preds, refs), length_ratio=length_ratio(preds, refs), distinct_2=distinct_n(preds), n=len(rows)))
 
 # %% ../nbs/90_cli.ipynb #preprocess-options
 _OPTIONS = dict(
@@ -321,7 +350,7 @@ def judge_command(
     from rlgen.verdicts import judge_backend, judge_files, judge_table
     backend, machine = judge_backend(args.judge_model, args.judge_url), settings()
     names = [Path(p).name.split(".jsonl")[0].removeprefix("generation_") for p in (args.a, args.b)]
-    asked = [str(Path(p).resolve()) for p in (args.a, args.b)] + [args.judge_model, args.judge_url, args.criterion, args.n]
+    asked = [str(Path(p).resolve()) for p in (args.a, args.b)] + [args.judge_model, args.judge_url or machine.chat_base_url, args.criterion, args.n, args.max_tokens]
     out = Path(args.out) if args.out else machine.results_dir / "runs" / "judge" / f"{names[0]}-{names[1]}-{digest(asked, 8)}"
     found = judge_files(args.a, args.b, backend, out, args.n, args.criterion or CRITERIA, max_tokens=args.max_tokens, cache=machine.cache_dir / "chat", label="judge")
     print(judge_table(found["table"]).T.to_string(), *found["table"][0]["notes"], sep="\n")

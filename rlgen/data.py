@@ -411,7 +411,7 @@ def _best_shares(train: list[str], test: list[str], n: int) -> list[tuple[float,
 def leak_audit(
     train_texts: list[str],  # all that a learner sees
     test_texts: list[str],  # all that it is judged on
-    n: int = 8,  # words in a run
+    n: int = 8,  # words in a run; runs that stand in more than max(10, a tenth) of the test texts are a genre's phrases and don't count
     threshold: float = 0.5,  # share from which a text counts as a near copy, (0, 1]
     allow: float | None = None,  # largest tolerated leaked part of the test; None only reports
 ) -> dict:  # counts train, test, exact, near; leaked in [0, 1]; examples [{test, train, share}], five at most

@@ -212,7 +212,7 @@ def encode_prompt(
 # %% ../nbs/05_lm.ipynb #encode-completion
 def encode_completion(
     lm: LM,  # or anything with .tokenizer
-    text: str,  # what follows the prompt
+    text: str,  # what follows the prompt; an end-of-text inside it is dropped
     eos: bool = True,  # end it with the end-of-text id
 ) -> list[int]:
     "A completion's ids as they stand behind a prompt that ends in a word."

@@ -77,7 +77,7 @@ def activations(
     checkpointing: bool = False,  # as for `Step`
     logits: bool = True,  # a language model's, over the whole vocabulary
 ) -> float:  # bytes
-    "What a forward pass leaves for the backward pass, by formula."
+    "What a forward pass leaves for the backward pass: per layer and token 8 vectors of the width, 2 or 3 of the inner width (Korthikanti et al. 2022, without their dropout masks), attention's matrix not kept (flash or memory-efficient attention)."
     s = _sizes(config)
     layer = n * (8 * s["width"] + (3 if s["gated"] else 2) * s["inner"]) * size
     return (layer + s["layers"] * n * s["width"] * size if checkpointing else s["layers"] * layer) + (n * s["vocabulary"] * (size + 8) if logits else 0)

@@ -314,7 +314,7 @@ def place_model(
     inside: str = "model",  # the model's folder inside the stage
     under: str = "models",  # a run on several data sets keeps their models apart
 ) -> Path:  # the model's folder in the run
-    "Show a stage's trained model under the run's folder."
+    "Show a stage's trained model under the run's folder: links to the cache's files, so copy the model before changing its files in place."
     target = run.out_dir / under / name
     def link(src, dst):
         try: os.link(src, dst)

@@ -56,7 +56,7 @@ class RewardModel:
 
 # %% ../nbs/08_reward.ipynb #new-reward-model
 def new_reward_model(
-    base: str,  # a causal model to start from, as for `locate_model`
+    base: str,  # a causal model or an encoder to start from, as for `locate_model`
     seed: int = 0,  # of the new head
 ) -> RewardModel:
     "A reward model with the base's body and a fresh linear head."
@@ -116,7 +116,7 @@ def score_ids(
     batch_size: int = 64,  # sequences in a forward pass
     cost: Cost | None = None,  # rm_tokens and rm_forwards are added
     label: str = "",  # of the progress bar; empty: none
-) -> torch.Tensor:  # (N,) on the CPU
+) -> torch.Tensor:  # (N,) float64 on the CPU
     "Rewards of many sequences."
     order, out = sorted(range(len(seqs)), key=lambda i: (len(seqs[i]), i)), torch.zeros(len(seqs), dtype=torch.float64)
     for i in tqdm(range(0, len(order), batch_size), desc=label, disable=not label, leave=False):

@@ -18,6 +18,7 @@ from statistics import fmean
 from .core import RlgenError, atomic_write, find_root, settings
 from .metrics import holds
 from .record import style
+from .render import error_bars
 
 # %% ../nbs/89_summary.ipynb #systems
 @dataclass(frozen=True)
@@ -125,8 +126,7 @@ def summary_figure(
         s = SYSTEMS[name]
         order = {r["method"]: i for i, r in enumerate(m["table"])}
         rows = [r for row in sorted({*s.rivals, *s.shown, s.method}, key=lambda x: order.get(x, 0)) if (r := _value(m["table"], row, s.metric))]
-        error = [[abs(r["mean"] - (r["mean"] if r[k] is None else r[k])) for r in rows] for k in ("low", "high")]
-        ax.barh([r["method"] for r in rows], [r["mean"] for r in rows], xerr=error, capsize=2, color=["C0" if r["method"] == s.method else "0.6" if r["method"] in s.rivals else "0.85" for r in rows])
+        ax.barh([r["method"] for r in rows], [r["mean"] for r in rows], xerr=error_bars(rows), capsize=2, color=["C0" if r["method"] == s.method else "0.6" if r["method"] in s.rivals else "0.85" for r in rows])
         ax.invert_yaxis()
         ax.set(title=s.title, xlabel=s.scale)
         ax.tick_params(labelsize=9)

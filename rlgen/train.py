@@ -173,12 +173,12 @@ def fit(
     eval_every: int = 0,  # steps between them; 0: at the end only
     seed: int = 0,  # of the rows' order and of dropout
     folder: Path | None = None,  # checkpoints go there; None: none
-    save_seconds: float = 30.0,  # between checkpoints
+    save_seconds: float = 30.0,  # at least so long between checkpoints, which are written at logged steps
     log: Callable = lambda step, **scalars: None,  # log(step, loss=…, lr=…)
     log_every: int = 10,  # steps
     label: str = "train",  # of the progress bar
-) -> None:  # raises RlgenError where there are no rows
-    "Train with warm-up and decay; goes on from the checkpoint in `folder` if there is one."
+) -> None:  # raises RlgenError where there are no rows, and for an unknown optimizer or precision
+    "Train with warm-up and decay, torch's global generator seeded anew each step; goes on from the checkpoint in `folder` if there is one."
     if not rows: raise RlgenError(f"{label}: no rows to train on")
     from accelerate import Accelerator
     device = next(model.parameters()).device

@@ -1,12 +1,17 @@
 """The command line's small verbs, in process."""
 import json
-
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from helpers import environment, line_of
 
 from rlgen.cli import main
+from rlgen.core import RlgenError, atomic_write, settings
 from rlgen.data import load_preferences, load_rows
+from rlgen.pargs.setup import Params
 
 SMALL = json.dumps(dict(num_pairs=6, num_held_out=3, num_test=2))
 
@@ -25,7 +30,7 @@ def test_metrics_of_one_row_have_no_interval_and_no_crash(tmp_path, capsys):
 
 def test_metrics_take_completions_and_several_references(tmp_path, capsys):
     found = scored(tmp_path, capsys, dict(completion="yes", reference=["no", "yes"]), dict(completion="a b", reference="a b"))
-    assert found["f1"]["mean"] == 1.0
+    assert found["f1"]["mean"] == found["rouge1"]["mean"] == found["length_ratio"] == 1.0, "of several the best one counts"
 
 
 @pytest.mark.parametrize("words, expected", [
@@ -35,6 +40,10 @@ def test_metrics_take_completions_and_several_references(tmp_path, capsys):
     (["run", "pargs", "-f", "params/pargs/none.yaml"], "no such parameter file"),
     (["run", "pargs", "-y", "[1, 2]"], "expected YAML like"),
     (["results", "pargs", "-p", "alpah", "1"], "did you mean 'alpha'?"),
+    (["results", "pargs", "-p", "params_name", ".."], "becomes a folder's name"),
+    (["results", "pargs", "-p", "params_name", "/tmp/elsewhere"], "becomes a folder's name"),
+    (["results", "pargs", "-p", "params_name", ""], "params_name"),
+    (["run", "pargs", "-p", "params_name", "../x"], "becomes a folder's name"),
     (["preprocess", "pargs", "out", "-p", "alpah", "1"], "did you mean 'alpha'?"),
     (["preprocess", "genalign", "out"], "has no preprocess"),
     (["preprocess", "lapdog", "out"], "has no preprocess"),
@@ -62,6 +71,12 @@ def test_mistakes_are_one_line(words, expected, capsys, monkeypatch):
     assert main(words) == 2
     told = capsys.readouterr().err
     assert expected in told and told.count("\n") == 1
+
+
+def test_references_that_are_no_texts_are_named(tmp_path, capsys):
+    for odd in (["yes", 3], 3, []):
+        (tmp_path / "p.jsonl").write_text(json.dumps(dict(prediction="x", reference=odd)) + "\n")
+        assert main(["metrics", str(tmp_path / "p.jsonl")]) == 2 and "row 1 needs" in capsys.readouterr().err
 
 
 def test_rows_without_a_reference_are_named(tmp_path, capsys):
@@ -159,3 +174,60 @@ def test_prefixes_of_dialogues_keep_their_turns(arch, tmp_path, capsys):
     read, _ = load_preferences(str(tmp_path / "out"), "train")
     assert read and all(len(r.turns) == len(next(iter(load_preferences(talk)[0])).turns) for r in read)
     assert {r.prompt for r in read} <= {r["prompt"] for r in talk}
+
+
+@pytest.mark.parametrize("ending", (RlgenError("stopped"), KeyboardInterrupt()))
+def test_former_results_survive_a_run_that_fails(ending, tmp_path, monkeypatch, capsys):
+    "They come back, and what was begun stays beside them; a run that was killed before leaves no trace in the next."
+    from rlgen import cli
+    folder = tmp_path / "results" / "pargs" / "default"
+    monkeypatch.setenv("RLGEN_RESULTS_DIR", str(tmp_path / "results"))
+    settings.cache_clear()
+
+    def run(algo, given):
+        assert not folder.exists(), "the new run begins with an empty folder"
+        atomic_write(folder / "run.ipynb", "half")
+        if ending_now: raise ending_now
+        atomic_write(folder / "metrics.json", json.dumps(dict(table=[])))
+    monkeypatch.setattr(cli, "run_algo", run)
+    for name in ("_readme_block", "make_summary"): monkeypatch.setattr(cli, name, lambda *a: None)
+    atomic_write(folder / "metrics.json", "former")
+    ending_now = ending
+    with pytest.raises(type(ending)): cli.make_results("pargs", {})
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["default", "default.failed"] and (folder / "metrics.json").read_text() == "former" and (folder.parent / "default.failed" / "run.ipynb").is_file()
+    assert "default.failed" in capsys.readouterr().err
+    folder.rename(folder.parent / ".default.before")  # as a kill leaves it
+    atomic_write(folder / "curves.csv", "begun")
+    ending_now = None
+    cli.make_results("pargs", {})
+    assert [p.name for p in folder.parent.iterdir()] == ["default"] and sorted(p.name for p in folder.iterdir()) == ["metrics.json", "run.ipynb"]
+    settings.cache_clear()
+
+
+@pytest.mark.parametrize("code, said", (("raise SystemExit(3)", "exit code 3"), ("import os; os.kill(os.getpid(), 9)", "killed by signal 9")))
+def test_a_part_that_fails_ends_the_others(code, said, tmp_path, monkeypatch):
+    "At once, though an older one still works; and nobody is left behind."
+    from rlgen import cli
+    started, real = [], subprocess.Popen
+
+    def popen(words, **kw):
+        started.append(real([sys.executable, "-c", "import time; time.sleep(60)" if not started else code]))
+        return started[-1]
+    monkeypatch.setattr(cli.subprocess, "Popen", popen)
+    begun = time.monotonic()
+    assert said in line_of(cli._apart, "pargs", Params(), [dict(seeds=[s]) for s in range(3)], 2, tmp_path / "parts")
+    assert len(started) == 2 and all(p.returncode is not None for p in started) and time.monotonic() - begun < 30
+
+
+def test_a_mistake_in_the_data_is_told_once(tmp_path, monkeypatch, capsys):
+    "Where a run's parts are processes of their own, none is started for data that can't be read."
+    from rlgen import cli
+    for k, v in environment(tmp_path, RLGEN_NUM_PROCESSES="2").items(): monkeypatch.setenv(k, v)
+    settings.cache_clear()
+    monkeypatch.setattr(cli.subprocess, "Popen", lambda *a, **k: pytest.fail("a process was started"))
+    for algo, key in dict(pargs="data", rest_pg="train_path", lapdog="data", synth_rl="dataset_path", genalign="dataset_path").items():
+        given = {key: f"{tmp_path}/nowhere.jsonl"} | dict(rest_pg=dict(val_path="b", test_path="c", reasoning_model="zoo/tales"), synth_rl=dict(task_instruction="Go.", model="zoo/moves", num_passages=0), lapdog=dict(passages=f"{tmp_path}/no.jsonl"), genalign=dict(base_model="zoo/drafts")).get(algo, {})
+        assert main(["stages", algo, "-y", json.dumps(given)]) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if "no such file" in line]
+        assert len(lines) == 1 and str(tmp_path) in lines[0], algo
+    settings.cache_clear()

@@ -118,8 +118,8 @@ def test_columns_may_have_other_names(made, tmp_path):
 
 
 def test_wrong_data_is_one_line_before_a_model_is_loaded(made, tmp_path, monkeypatch):
-    def never(name): raise AssertionError("loaded")
-    monkeypatch.setattr("rlgen.lapdog.evaluate.load_lm", never)
+    def never(*given): raise AssertionError("loaded")
+    monkeypatch.setattr("rlgen.lapdog.evaluate.load_reader", never)
     empty, odd = tmp_path / "empty.jsonl", tmp_path / "odd.jsonl"
     empty.write_text('{"question": "Q: hello ?", "answers": []}\n')
     odd.write_text('{"question": "Q: hello ?", "answers": ["hi ."], "corpus": "nowhere"}\n')

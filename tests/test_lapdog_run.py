@@ -149,11 +149,27 @@ def test_rows_differ_in_what_is_trained_and_how():
 
 
 def test_parts_are_all_of_it_and_nothing_twice():
-    for methods in (list(METHODS), list(MAIN), ["stage1"], ["joint-grpo", "custom"]):
+    "All but the rows that can't stand alone; what acts on the row custom goes with it."
+    alone = ("constant-reply", "constant-published", "oracle-docs")
+    for methods in (list(METHODS), list(MAIN), ["stage1"], ["joint-grpo", "custom"], ["joint-grpo", "constant-published"]):
         parts = apart(Params(seeds=[3, 5], methods=methods))
-        assert Counter((s, m) for p in parts for s in p["seeds"] for m in p["methods"]) == Counter((s, m) for s in (3, 5) for m in methods)
+        assert Counter((s, m) for p in parts for s in p["seeds"] for m in p["methods"]) == Counter((s, m) for s in (3, 5) for m in methods if m not in alone)
         assert all(p["methods"] and len(p["seeds"]) == 1 for p in parts)
         for p in parts: assert p["methods"] == [m for m in methods if m in p["methods"]], "in the table's order"
+    assert apart(Params(methods=["oracle-docs"])) == []
+
+
+def test_every_part_can_be_started(here):
+    "Of a shipped preset whose switches act on one row alone."
+    given = {k: v for k, v in read_params([ROOT / "params" / "lapdog" / "grpo_public.yaml"], {}).items() if k in ("methods", "use_grpo", "grpo_train_retriever", "reader_rl_learning", "document_estimator", "grpo_advantage")}
+    whole = check_params(Params, given)
+    assert whole.use_grpo and len(parts := apart(whole)) > 1
+    for n, part in enumerate(parts):
+        p = here(**given | part | dict(params_name=f"part-{n}")).params
+        assert "custom" not in p.methods or recipe_of(p, "custom") == recipe_of(whole, "custom")
+
+
+def test_halves_take_as_long():
     a, b = (sum(running._LONG.get(m, 0.1) for m in part["methods"]) for part in apart(Params(methods=list(METHODS))))
     assert max(a, b) < 1.2 * min(a, b)
 

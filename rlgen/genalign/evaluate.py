@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 # %% ../../nbs/69a_genalign_evaluate.ipynb #imports-rlgen
-from ..core import RlgenError, atomic_write, digest, find_root, read_jsonl, settings
+from ..core import RlgenError, atomic_write, digest, read_jsonl, settings
 from .data import Item, Parts, load_items
 from .models import compose, embedding, examine, read_sets
 from .report import curves_figure, data_rows, data_table, map_figure
-from .run import Outcome
+from .run import Outcome, check_problem
 from .setup import ALIGNED, BASES, Params, Problem, generator_name, load_problem, world_problem
-from ..lookup import run_of
+from ..lookup import look_for, run_of, split_for
 from ..metrics import compare, summarise
 from ..record import check_params, csv_text, rounded, style
 from ..render import markdown_rows, png
@@ -49,8 +49,7 @@ def load_asked(
     if data in BASES:
         if (other := world_problem(p)).labels != problem.labels: raise RlgenError(f"data = {data!r}: the world has the classes {', '.join(other.labels)}, this generator {', '.join(problem.labels)}; name golden texts of those")
         return other
-    alone = any((root / Path(data).expanduser()).is_file() for root in (Path.cwd(), find_root()))
-    test, report = load_items(data, split or ("train" if alone else "test"), p.text_column, p.label_column, problem.labels)
+    test, report = load_items(data, split_for(data, split), p.text_column, p.label_column, problem.labels)
     def parts(seed: int) -> Parts: return problem.parts(seed)._replace(test=test)
     return replace(problem, parts=parts, report=report, known=False)
 
@@ -79,7 +78,7 @@ def confusion_figure(
 # %% ../../nbs/69a_genalign_evaluate.ipynb #rounds-figure
 def _rounds(checkpoint: str):
     "The picture of the run that left a checkpoint, of its own row and seed; None where there is no such run."
-    run, row = run_of(checkpoint, "genalign").get("run_dir"), next((p for p in (Path(checkpoint).resolve(), Path(checkpoint).resolve().parent) if p.name.rpartition("-")[0] in ALIGNED), None)
+    run, row = run_of(checkpoint, "genalign").get("run_dir"), next((p for p in (Path(checkpoint).expanduser().resolve(), Path(checkpoint).expanduser().resolve().parent) if p.name.rpartition("-")[0] in ALIGNED), None)
     if not run or not row or not (run / "curves.csv").is_file(): return None
     method, _, seed = row.name.rpartition("-")
     lines = [r for r in csv.DictReader((run / "curves.csv").read_text().splitlines()) if r["item"] == f"{seed}/train/{method}"]
@@ -93,7 +92,8 @@ def _by_class(sets: dict[str, list[dict]], labels: Sequence[str]):
     "Precision and recall of each class, means over data sets."
     import pandas as pd
     mean = lambda each, label, k: f"{sum(s['classes'][label][k] for s in each) / len(each):.3f}"
-    return pd.DataFrame([{f"{k}, {name}": mean(each, label, k) for k in ("precision", "recall") for name, each in sets.items()} | dict(texts=each[0]["classes"][label]["support"]) for label in labels for each in [next(iter(sets.values()))]], index=pd.Index(labels, name="class"))
+    first = next(iter(sets.values()))[0]
+    return pd.DataFrame([{f"{k}, {name}": mean(each, label, k) for k in ("precision", "recall") for name, each in sets.items()} | dict(texts=first["classes"][label]["support"]) for label in labels], index=pd.Index(labels, name="class"))
 
 
 def _page(title: str, found: dict, out: Outcome, sets: dict, pictures: list[str], shown: dict[str, list[Item]]) -> str:
@@ -101,9 +101,9 @@ def _page(title: str, found: dict, out: Outcome, sets: dict, pictures: list[str]
     spanned = lambda r: "" if r["low"] is None else f"{r['low']:.3f} to {r['high']:.3f}"
     flat = lambda text: " ".join(text.replace("|", " ").split())
     rows = "\n".join(f"| {r['metric']} | {r['mean']:.3f} | {spanned(r)} |" for r in found["table"])
-    texts = "\n".join(f"| {a.label} | {flat(a.text)} | {flat(b.text)} |" for a, b in zip(*shown.values()))
+    texts = "\n".join(f"| {a.label} | {flat(a.text)} | {b.label} | {flat(b.text)} |" for a, b in zip(*shown.values()))
     parts = [f"# {title}", f"{found['table'][0]['n']} golden texts judge; {len(sets['baseline'])} data sets of each generator, a fresh classifier for each.", f"| | mean | 95 % interval |\n| --- | --- | --- |\n{rows}",
-             "## By class", "\n".join(markdown_rows(_by_class(sets, out.problem.labels).reset_index())), "## The texts", "\n".join(markdown_rows(data_table(data_rows(out)).T.rename_axis("").reset_index())), *(f"![{name}]({name}.png)" for name in pictures), "## Samples", f"| label | baseline | checkpoint |\n| --- | --- | --- |\n{texts}"]
+             "## By class", "\n".join(markdown_rows(_by_class(sets, out.problem.labels).reset_index())), "## The texts", "\n".join(markdown_rows(data_table(data_rows(out)).T.rename_axis("").reset_index())), *(f"![{name}]({name}.png)" for name in pictures), "## Samples", f"| label | baseline | label | checkpoint |\n| --- | --- | --- | --- |\n{texts}"]
     return "\n\n".join(parts) + "\n"
 
 # %% ../../nbs/69a_genalign_evaluate.ipynb #examined
@@ -126,7 +126,7 @@ def evaluate(
     checkpoint: str,  # a generator's folder, as a run leaves it under models/ or checkpoints/, or a hub id
     data: str = "",  # golden texts that judge: a file, a folder, a hub id; empty: the run's own test
     split: str = "",  # of data; empty: test, of a single file everything
-    out: str = "",  # a folder that doesn't exist yet; empty: results/runs/genalign/evaluate-<hash>
+    out: str = "",  # a folder that doesn't exist yet; empty: results/runs/genalign/evaluate-<hash>, made anew
     given: dict | None = None,  # parameters that differ from those of the checkpoint's run
 ) -> dict:  # table (rows of `summarise`, and the difference), more {name: number}, files; raises RlgenError for whatever a person can mend
     "Compare a trained generator with the one that it started from."
@@ -134,6 +134,8 @@ def evaluate(
     folder = Path(out) if out else settings().results_dir / "runs" / "genalign" / f"evaluate-{digest([str(Path(checkpoint).resolve()), data, split, given or {}], 8)}"
     if out and folder.exists(): raise RlgenError(f"{out}: exists already; choose another folder for the report, or remove it")
     problem, seed, models = load_asked(p, data, split), p.seeds[0], dict(baseline=generator_name(p), checkpoint=checkpoint)
+    check_problem(p, problem)
+    look_for(checkpoint)
     result = _examined(p, problem, models, seed)
     scores = [dict(method=m, seed=0, item=r["item"], golden_accuracy=r["right"], golden_loss=r["loss"]) for (m, _), rows in result.answers.items() for r in rows]
     ahead = compare(scores, [("checkpoint", "baseline")], ["golden_accuracy", "golden_loss"])

@@ -22,7 +22,7 @@ from .setup import ALIGNED, first_row
 from ..lookup import read_scores
 from ..metrics import compare, holds, summarise
 from ..record import Run, rounded, save_results, style
-from ..render import spanned
+from ..render import ahead, error_bars, spanned
 
 # %% ../../nbs/69_genalign_report.ipynb #score-rows
 METRICS = ("golden_accuracy", "golden_loss")
@@ -57,12 +57,11 @@ def main_table(
 ):  # a pandas DataFrame, a line for each row
     "Golden accuracy of every row, and how far the aligned one is ahead of it."
     import pandas as pd
-    ahead = {r["b"]: (r, 1) for r in found["pairs"] if r["a"] == first} | {r["a"]: (r, -1) for r in found["pairs"] if r["b"] == first}
+    pairs = {r["b"]: (r, 1) for r in found["pairs"] if r["a"] == first} | {r["a"]: (r, -1) for r in found["pairs"] if r["b"] == first}
     def turned(r, sign): return r if sign > 0 else r | dict(diff=0.0 - r["diff"], low=r["high"] and 0.0 - r["high"], high=r["low"] and 0.0 - r["low"], by_seed={s: 0.0 - x for s, x in r["by_seed"].items()})
     rows = [r for r in found["table"] if r["metric"] == METRICS[0]]
     def line(r):
-        d = turned(*ahead[r["method"]]) if r["method"] in ahead else None
-        return {"golden accuracy": spanned(r["mean"], r["low"], r["high"]), f"{first} − row": spanned(d["diff"], d["low"], d["high"], "+") if d else "", "by seed": ", ".join(f"{x:+.3f}" for x in d["by_seed"].values()) if d else "", "claim": ("yes" if d["claim"] else "no") if d else ""}
+        return {"golden accuracy": spanned(r["mean"], r["low"], r["high"])} | ahead(turned(*pairs[r["method"]]) if r["method"] in pairs else None, f"{first} − row")
     return pd.DataFrame([line(r) for r in rows], index=pd.Index([r["method"] for r in rows], name="row"))
 
 # %% ../../nbs/69_genalign_report.ipynb #data-rows
@@ -123,8 +122,7 @@ def accuracy_bars(
     rows = {r["method"]: r for r in table if r["metric"] == METRICS[0]}
     fig, ax = plt.subplots(figsize=(6.4, 0.34 * len(rows) + 1.1))
     plt.close(fig)
-    error = [[abs(r["mean"] - (r["mean"] if r[k] is None else r[k])) for r in rows.values()] for k in ("low", "high")]
-    ax.barh(list(rows), [r["mean"] for r in rows.values()], xerr=error, capsize=3, color=["C0" if m == first else "0.85" if m in FLOORS else "C1" if m.startswith("golden-direct") or m == "oracle" else "0.6" for m in rows])
+    ax.barh(list(rows), [r["mean"] for r in rows.values()], xerr=error_bars(rows.values()), capsize=3, color=["C0" if m == first else "0.85" if m in FLOORS else "C1" if m.startswith("golden-direct") or m == "oracle" else "0.6" for m in rows])
     ax.invert_yaxis()
     ax.set_xlabel("accuracy on the golden test")
     fig.tight_layout()
@@ -231,10 +229,10 @@ def samples(
     outcome: Outcome,  # texts
     n: int,  # texts of each row
     seed: int,  # whose
-) -> list[dict]:  # number, label, rows: [{method, text}]
+) -> list[dict]:  # number, rows: [{method, label, text}]
     "The first texts of every row that writes."
     rows = {m: each for (m, s), each in outcome.texts.items() if s == seed}
-    return [dict(number=i, rows=[dict(method=m, label=each[i].label, text=each[i].text) for m, each in rows.items() if i < len(each)]) for i in range(n)] if rows else []
+    return [dict(number=i, rows=[dict(method=m, label=each[i].label, text=each[i].text) for m, each in rows.items() if i < len(each)]) for i in range(min(n, max(map(len, rows.values()), default=0)))]
 
 # %% ../../nbs/69_genalign_report.ipynb #report
 def report(

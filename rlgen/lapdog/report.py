@@ -25,7 +25,7 @@ from .setup import METHODS
 from ..lookup import read_scores
 from ..metrics import compare, holds, summarise
 from ..record import Run, rounded, save_results, style
-from ..render import page_text, spanned
+from ..render import error_bars, page_text, spanned
 from ..worlds.lapdog import HOBBIES, OCCASIONS
 
 # %% ../../nbs/48_lapdog_report.ipynb #score-rows
@@ -91,7 +91,7 @@ def curve_rows(
 def cost_rows(
     outcome: Outcome,  # costs, texts and models
     curves: list[dict],  # of `curve_rows`
-) -> list[dict]:  # method; per test dialogue lm_tokens, lm_forwards, tokens (of the reply); train_steps, dialogues, replies, judged, refreshes (means over seeds), kept (steps, seed by seed)
+) -> list[dict]:  # method; per test dialogue lm_tokens, lm_forwards, tokens (of the reply; of a constant one words); train_steps, dialogues, replies, judged, refreshes (means over seeds), kept (steps, seed by seed)
     "What each row cost."
     out, n = [], len(outcome.problem.test)
     for m in dict.fromkeys(k[0] for k in outcome.texts):
@@ -133,7 +133,7 @@ def samples(
 def prediction_rows(
     rows: list[dict],  # graded: item, reply, retrieved, and what there is of METRICS
     dialogues: list[Dialogue],  # whose they are
-) -> list[dict]:  # item, prompt and query (the question), corpus, retrieved, prediction, reference (all answers), metrics
+) -> list[dict]:  # item, prompt and query (both the question: `rlgen judge` reads the one, the published files have the other), corpus, retrieved, prediction, reference (all answers), metrics
     "Replies beside what they were asked and what they are compared with."
     return [dict(item=r["item"], prompt=d.question, query=d.question, corpus=d.corpus, retrieved=r.get("retrieved") or [], prediction=r["reply"], reference=list(d.answers)) | rounded({k: r[k] for k in METRICS if r.get(k) is not None})
             for r, d in zip(rows, dialogues, strict=True)]
@@ -228,8 +228,7 @@ def f1_bars(
     top = rows.pop("oracle-docs", None)
     fig, ax = plt.subplots(figsize=(6.4, 0.36 * len(rows) + 1.1))
     plt.close(fig)
-    error = [[abs(r["mean"] - (r["mean"] if r[k] is None else r[k])) for r in rows.values()] for k in ("low", "high")]
-    ax.barh(list(rows), [r["mean"] for r in rows.values()], xerr=error, capsize=3, color=["C0" if m == FIRST else "0.85" if m in FLOORS else "0.6" for m in rows])
+    ax.barh(list(rows), [r["mean"] for r in rows.values()], xerr=error_bars(rows.values()), capsize=3, color=["C0" if m == FIRST else "0.85" if m in FLOORS else "0.6" for m in rows])
     if top:
         ax.axvline(top["mean"], color="0.3", lw=1, ls="--")
         ax.text(top["mean"], 1.01, "oracle-docs", transform=ax.get_xaxis_transform(), ha="center", fontsize=9)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READING', 'IMITATING', 'LEARNING', 'TEACHING', 'JOINING', 'Outcome', 'graded', 'beginning', 'Work', 'rows_of',
-           'stages', 'apart', 'Params', 'start', 'METHODS']
+           'load_reader', 'check', 'stages', 'apart', 'Params', 'start', 'METHODS']
 
 # %% ../../nbs/47_lapdog_run.ipynb #imports
 from collections import Counter
@@ -15,11 +15,12 @@ from pathlib import Path
 
 # %% ../../nbs/47_lapdog_run.ipynb #imports-rlgen
 from ..core import RlgenError, read_jsonl
+from .data import Dialogue
 from .models import imitate, learn_jointly, load_retriever, teach, write_constant, write_texts
 from .reader import pair_ids, prefix_ids
 from .reward import rank_scores, score_table, variance_shares
 from .setup import CONSTANT, FEEDBACK, METHODS, RL, ROWS, Params, Problem, checkpoint_parts, in_world, load_problem, recipe_of, reward_of, sides_digest, start
-from ..lm import load_lm, model_key
+from ..lm import LM, load_lm, model_key
 from ..record import Run, Stage, do_stage, place_model
 
 # %% ../../nbs/47_lapdog_run.ipynb #outcome
@@ -61,6 +62,7 @@ def beginning(
     return reader, retriever or p.retriever_model
 
 # %% ../../nbs/47_lapdog_run.ipynb #work
+# parameters that pieces of work read: with what they build on they identify a result in the cache
 READING = "query_template story_template reply_prefix n_context text_maxlength generation_max_length retriever_query retriever_side retriever_temperature index"
 IMITATING = "sft_steps sft_lr sft_batch sft_warmup_steps weight_decay autocast use_gradient_checkpoint_reader per_gpu_batch_size max_grad_norm shuffle log_every"
 LEARNING = "per_gpu_batch_size accumulation_steps warmup_steps max_grad_norm refresh_index refresh_staleness eval_freq eval_size save_freq shuffle log_every gold_score_mode metric_scale_factors generation_length_penalty target_length_ratio generation_batch_size"
@@ -155,7 +157,7 @@ def rows_of(
     return rows
 
 # %% ../../nbs/47_lapdog_run.ipynb #stages
-_all_ = ["Params", "start", "METHODS"]  # with `stages` and `apart`, what the command line asks a system's module for
+_all_ = ["Params", "start", "METHODS"]  # with `check`, `stages` and `apart`, what the command line asks a system's module for
 
 
 def _check_corpora(p: Params, problem: Problem, rows: list[str]) -> None:
@@ -169,24 +171,41 @@ def _check_corpora(p: Params, problem: Problem, rows: list[str]) -> None:
         if n > fewest: raise RlgenError(f"parameter {name} = {n}: the smallest corpus has {fewest} stories; lower it or give more")
 
 
-def _check(p: Params, problem: Problem, rows: list[str]) -> None:
-    "Say what can't work before anything is trained."
-    _check_corpora(p, problem, rows)
-    if not set(rows) - set(CONSTANT): return
-    lm = load_lm(p.reader_model_type)
-    if lm.kind != "seq2seq": raise RlgenError(f"parameter reader_model_type = {p.reader_model_type!r}: {type(lm.model).__name__} has no encoder; give an encoder-decoder such as a T5")
+def load_reader(
+    name: str,  # as for `load_lm`
+    parameter: str,  # what it was given as
+    p: Params,  # templates, text_maxlength
+    dialogues: Sequence[Dialogue],  # all that it will read
+) -> LM:  # raises RlgenError for a model without an encoder, and for a dialogue that doesn't fit
+    "A reader that is known to take its dialogues."
+    lm = load_lm(name)
+    if lm.kind != "seq2seq": raise RlgenError(f"{parameter} = {name!r}: {type(lm.model).__name__} has no encoder; give an encoder-decoder such as a T5")
     prefix_ids(lm, p.templates)
-    for d in [*problem.test, *problem.train(p.seeds[0]), *problem.val]: pair_ids(lm, d, None, p.text_maxlength, p.templates)
-    if any(ROWS[m][2] == "retriever" for m in rows if m in ROWS): load_retriever(p, beginning(p)[1])
+    for d in dialogues: pair_ids(lm, d, None, p.text_maxlength, p.templates)
+    return lm
+
+
+def check(
+    run: Run,  # as `start` opens it
+) -> Problem:  # raises RlgenError for whatever would stop the run later
+    "Read the data, and see that all rows can be made, before anything is trained."
+    p, problem = run.params, load_problem(run.params)
+    rows = rows_of(p, problem)
+    _check_corpora(p, problem, rows)
+    (given, encoder), made = beginning(p), {ROWS[m][:1] + ROWS[m][2:] for m in rows if m in ROWS}
+    trained, dialogues = {how for how, _ in made}, [*problem.test, *problem.train(p.seeds[0]), *problem.val]
+    if made and (not given or trained & {"none", "closed-book"}): load_reader(p.reader_model_type, "parameter reader_model_type", p, dialogues)
+    if given and trained & {"stage1", "joint"}: load_reader(given, "parameter model_path", p, dialogues)
+    if "retriever" in {how for _, how in made} or (not given and trained & {"stage1", "joint"}): load_retriever(p, encoder)
+    return problem
 
 
 def stages(
     run: Run,  # as `start` opens it
 ) -> Outcome:  # raises RlgenError where the data or the models can't be used
     "Do, or find again, all the work of a run."
-    problem = load_problem(run.params)
+    problem = check(run)
     out, rows = Outcome(problem, report=dict(problem.report)), rows_of(run.params, problem)
-    _check(run.params, problem, rows)
     for seed in run.params.seeds:
         work = Work(run, problem, seed, out)
         for method in rows: work.row(method)
@@ -199,8 +218,9 @@ _LONG = {"joint-grpo": 5, "joint-grpo-std": 5, "reinforce": 5, "custom": 5, "gen
 def apart(
     p: Params,  # seeds, methods
 ) -> list[dict]:  # parameters that differ, a part each
-    "Parts of a run that can be done by processes of their own: two for each seed."
+    "Parts of a run that can be done by processes of their own: two for each seed; rows that can't stand alone are left to whoever puts the parts together."
     parts: list[list[str]] = [[], []]
     load = lambda rows: sum(_LONG.get(m, 0.1) for m in rows)
-    for m in sorted(p.methods, key=lambda m: -_LONG.get(m, 0.1)): min(parts, key=load).append(m)
-    return [dict(seeds=[s], methods=[m for m in p.methods if m in part]) for s in p.seeds for part in parts if part]
+    for m in sorted((m for m in p.methods if m not in (*CONSTANT, "oracle-docs")), key=lambda m: -_LONG.get(m, 0.1)): min(parts, key=load).append(m)
+    off = dict(use_grpo=False, grpo_train_retriever=False, reader_rl_learning=False)  # these act on the row custom alone
+    return [dict(seeds=[s], methods=[m for m in p.methods if m in part]) | ({} if "custom" in part else off) for s in p.seeds for part in parts if part]

@@ -30,7 +30,7 @@ def guided_logprobs(
 # %% ../../nbs/22_pargs_decoding.ipynb #guided
 def guided(
     scorer: PrefixScorer,  # asked at every step; not at all where alpha is 0
-    alpha: float,  # weight w of the reward, 0 or more
+    alpha: float,  # weight w of the reward, 0 or more: nats a unit of reward
     k: int = 10,  # candidates: the base model's k most probable tokens
     seeds: list[int] | None = None,  # one a prompt: draw; None: take the best
     temperature: float = 1.0,  # of the base model when drawing
@@ -90,9 +90,9 @@ def rule_generate(
 
 # %% ../../nbs/22_pargs_decoding.ipynb #best-of
 def best_of(
-    rollouts: list[Rollout],  # N samples of one prompt
+    rollouts: list[Rollout],  # N samples of one prompt, at least one
     rewards: list[float],  # theirs
-) -> Rollout:  # info gains n, distinct and the bound on the KL
+) -> Rollout:  # info gains n, distinct and an upper bound on the KL from sampling, in nats
     "The best-rewarded of N samples; the first of equals."
     n, best = len(rollouts), max(range(len(rollouts)), key=lambda i: (rewards[i], -i))
     distinct = len({tuple(r.completion_ids) for r in rollouts})

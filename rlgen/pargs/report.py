@@ -22,6 +22,7 @@ from .run import Outcome
 from .setup import GUIDED, Params
 from ..judge import judge_pairs
 from ..record import Run, check_params, read_params, rounded, save_results, style
+from ..render import error_bars
 from ..verdicts import comparison, judge_backend, verdict_rows
 
 # %% ../../nbs/26_pargs_report.ipynb #score-rows
@@ -190,8 +191,7 @@ def reward_bars(
     style()
     rows = [r for r in table if r["metric"] == metric]
     fig, ax = plt.subplots(figsize=(1.05 * len(rows) + 1.2, 2.8))
-    error = [[r["mean"] - r["low"] if r["low"] is not None else 0.0 for r in rows], [r["high"] - r["mean"] if r["low"] is not None else 0.0 for r in rows]]
-    ax.bar(range(len(rows)), [r["mean"] for r in rows], yerr=error, capsize=4, color=["0.7" if r["method"] in BASELINES else "C0" for r in rows])
+    ax.bar(range(len(rows)), [r["mean"] for r in rows], yerr=error_bars(rows), capsize=4, color=["0.7" if r["method"] in BASELINES else "C0" for r in rows])
     ax.set_xticks(range(len(rows)), [r["method"] for r in rows], fontsize=9)
     ax.axhline(0, color="0.3", lw=0.8)
     ax.set_ylabel(LABELS[metric])

@@ -162,7 +162,7 @@ class RecomputeScorer(_Written):
         texts: list[str],  # all prompts as text, for a reward model with another tokenizer
         end: bool = False,  # judge each prefix as if it ended there
         batch_size: int = 640,  # prefixes in one forward pass
-        max_tokens: int = 0,  # the reward model's limit; 0: none
+        max_tokens: int = 0,  # the reward model's limit; 0: none where tokens are shared, else the model's own
         cost: Cost | None = None,  # rm_tokens and rm_forwards are added
     ):
         self.rm, self.lm, self.texts, self.end, self.batch_size, self.max_tokens, self.cost = rm, lm, texts, end, batch_size, max_tokens, cost

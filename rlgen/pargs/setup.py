@@ -72,7 +72,7 @@ class Params:
     lora_alpha: int = param(16, low=1)
     micro_batch: int = param(0, low=0)  # rows in one forward pass; 0: the whole batch
     max_length: int = param(0, low=0)  # tokens of prompt and text together in training; 0: the model's context
-    autocast: str = param("", choices=("", "bf16", "fp16"))  # precision of training's forward passes
+    autocast: str = param("", choices=("", "bf16", "fp16"))  # precision of training's forward passes, but PPO's
     gradient_checkpointing: bool = False
     log_every: int = param(10, low=1)  # steps between lines of the curves
     eval_every: int = param(0, low=0)  # steps between accuracies on held-out pairs in the curves; 0: only at the end

@@ -67,7 +67,7 @@ def _accepted(a: dict, threshold: float) -> bool:
 
 def select_outputs(
     attempts: list[dict],  # with item, sample, reasoning, text, finished, reward
-    threshold: float,  # the least reward that is accepted
+    threshold: float,  # the least reward that is accepted; 0 itself never is
     most: int,  # different outputs of one item that are kept, 1 or more
 ) -> list[dict]:  # the same in the same order, with accepted and kept; raises RlgenError for most < 1
     "Per item the best different outputs at or above a threshold."
@@ -146,7 +146,7 @@ def e_step(
     examples: Sequence[Example],  # N, of the same items
     reward: Reward,  # sees the text alone
     *,
-    threshold: float,  # the least reward that is accepted
+    threshold: float,  # the least reward that is accepted; 0 itself never is
     most: int = 10,  # different outputs of one item that are kept
     order: str = "before",  # where the reasoning stands, as for `parse_output`
     **sampling,  # as for `sample_outputs`; max_new_tokens is needed

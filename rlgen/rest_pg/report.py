@@ -22,7 +22,7 @@ from ..core import atomic_write, jsonl
 from ..lookup import read_scores
 from ..metrics import compare, holds, summarise
 from ..record import Run, rounded, save_results, style
-from ..render import page_text, spanned
+from ..render import error_bars, page_text, spanned
 from .em import judge_rewards
 from .run import Outcome
 from .setup import METHODS, Params, items_for
@@ -301,8 +301,7 @@ def reward_bars(
         if top := rows.pop("oracle", None):
             ax.axhline(top["mean"], color="0.3", lw=1, ls="--")
             ax.text(1.005, top["mean"], "oracle", transform=ax.get_yaxis_transform(), va="center", fontsize=9)
-        error = [[abs(r["mean"] - (r["mean"] if r[k] is None else r[k])) for r in rows.values()] for k in ("low", "high")]
-        ax.bar(range(len(rows)), [r["mean"] for r in rows.values()], yerr=error, capsize=4, color=[colours.get(m, "0.6") for m in rows])
+        ax.bar(range(len(rows)), [r["mean"] for r in rows.values()], yerr=error_bars(rows.values()), capsize=4, color=[colours.get(m, "0.6") for m in rows])
         ax.set_xticks(range(len(rows)), [m.replace("-", "-\n", 1) if len(m) > 8 else m for m in rows], fontsize=9)
         ax.set(ylabel=LABELS[metric], title=name if len(sets) > 1 else "")
     fig.tight_layout()

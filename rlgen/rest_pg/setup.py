@@ -40,7 +40,7 @@ class Params:
     seeds: list = param([0])  # each has its own models and noise; in the world also its own people to learn from and teacher's errors
     methods: list = param(list(METHODS), choices=METHODS)
     data: str = "world"  # world, world/rhyme (the ablation), or rows x, y, P, user_id: a file, a folder, a hub id
-    split: str = "train"  # of data
+    split: str = "train"  # of data, where it isn't a world
     split_by: str = param("user", choices=("user", "time"))  # how data is parted where no paths are given
     train_path: str = ""  # ready parts, instead of data
     val_path: str = ""
@@ -48,8 +48,8 @@ class Params:
     dataset_name: str = ""  # the data set's name; empty: from data or train_path
     datasets: dict = param({})  # {name: [train, valid, test]}: several data sets in one run
     fields: dict = param({})  # columns under other names: {x: question}
-    on_leak: str = param("drop", choices=("drop", "refuse"))  # the target, or nearly, in its own profile
-    on_empty: str = param("drop", choices=("drop", "refuse"))  # an empty profile or text
+    on_leak: str = param("drop", choices=("drop", "refuse"))  # real data: the target, or nearly, in its own profile
+    on_empty: str = param("drop", choices=("drop", "refuse"))  # real data: an empty profile or text
     num_train: int = param(500, low=1)  # examples; on real data at most
     num_val: int = param(200, low=1)
     num_test: int = param(300, low=1)

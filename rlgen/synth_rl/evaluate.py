@@ -10,14 +10,14 @@ from pathlib import Path
 
 # %% ../../nbs/59a_synth_rl_evaluate.ipynb #imports-rlgen
 from ..core import RlgenError, atomic_write, jsonl
-from ..lm import load_lm
-from ..lookup import run_of
+from ..lookup import run_of, split_for
 from ..metrics import summarise
 from ..record import check_params
 from .answers import Task
 from .models import answers_of, examine_rows
+from .run import check_labels, load_model
 from .setup import WORLDS, Params, Problem, in_world, real_task, world_problem
-from .tasks import SHIPPED, load_task_data, prompt_ids
+from .tasks import SHIPPED, load_task_data
 
 # %% ../../nbs/59a_synth_rl_evaluate.ipynb #params-of
 ASKED = "dataset_path train_split fields task_name task_instruction task_kind labels input_format output_format prompt_template chat chance num_test max_completion_length generation_batch_size".split()
@@ -29,7 +29,9 @@ def params_of(
 ) -> Params:  # raises RlgenError for parameters that can't be
     "How a checkpoint wants to be asked."
     found = run_of(checkpoint, "synth_rl")
-    return check_params(Params, {k: found[k] for k in ASKED if k in found} | (given or {}))
+    p = check_params(Params, {k: found[k] for k in ASKED if k in found} | (given or {}))
+    check_labels(p)
+    return p
 
 # %% ../../nbs/59a_synth_rl_evaluate.ipynb #task-of
 def task_of(
@@ -39,7 +41,7 @@ def task_of(
 ) -> Task:  # raises RlgenError where nobody says what is to be done
     "The task in the words in which the model knows it."
     if in_world(p) and not (p.task_instruction or p.task_name): raise RlgenError("the checkpoint comes from the embedded world, or from nowhere that is known; say what is to be done with -p task_instruction, or name one of the known tasks with -p task_name (" + ", ".join(SHIPPED) + ")")
-    if p.task_name in SHIPPED: return real_task(p, [])
+    if p.task_name in SHIPPED or (p.task_kind and (p.labels or p.task_kind not in ("label", "choice"))): return real_task(p, [])
     source = (data, split) if in_world(p) else (p.dataset_path, p.train_split)
     return real_task(p, [e.output for e in load_task_data(*source, fields=p.fields or None)[0]])
 
@@ -48,30 +50,28 @@ def load_asked(
     p: Params,  # of `params_of`
     data: str,  # a file, a folder, a hub id; world or world/spread
     split: str,  # of data
+    most: int | None = None,  # questions that are asked; None: all of somebody's
 ) -> Problem:  # whose test part counts; raises RlgenError with file and line
     "What is asked."
     if data in WORLDS: return world_problem(p)
     task = task_of(p, data, split)
     rows, report = load_task_data(data, split, fields=p.fields or None, task=task)
-    return Problem(task, lambda seed: [], [], rows[: p.num_test], [], 0, report=report)
+    return Problem(task, lambda seed: [], [], rows[:most], [], 0, report=report)
 
 # %% ../../nbs/59a_synth_rl_evaluate.ipynb #evaluate
 def evaluate(
     checkpoint: str,  # a model's folder, as each row of a run leaves it under models/, or a hub id
     data: str,  # questions with answers: a file, a folder, a hub id; world or world/spread
-    split: str = "test",  # of data, where it has several
+    split: str = "",  # of data; empty: test, of a single file everything
     out: str = "",  # a JSONL file that doesn't exist yet, for answers
     given: dict | None = None,  # parameters that differ from those the checkpoint was trained with
 ) -> dict:  # table (rows of `summarise`), more {name: number}, files; raises RlgenError for whatever a person can mend
     "Score a checkpoint on any questions."
     if out and Path(out).exists(): raise RlgenError(f"{out}: exists already; choose another name for the answers, or remove it")
-    p = params_of(checkpoint, given)
-    problem = load_asked(p, data, split)
+    p, split = params_of(checkpoint, given), split_for(data, split)
+    problem = load_asked(p, data, split, most=p.num_test if "num_test" in (given or {}) else None)
     if not problem.test: raise RlgenError(f"{data}: no question in split {split!r}; name another with --split")
-    lm = load_lm(checkpoint)
-    if lm.kind != "causal": raise RlgenError(f"{checkpoint}: an encoder-decoder; give a causal language model")
-    for e in problem.test:
-        if (n := len(prompt_ids(lm, problem.task, e))) + p.max_completion_length > lm.context: raise RlgenError(f"question {e.id}: its prompt has {n} tokens, and max_completion_length = {p.max_completion_length} more don't fit the model's context of {lm.context}; lower it or leave long questions out")
+    lm = load_model(checkpoint, "checkpoint", p, problem.task, problem.test)
     rows = examine_rows(problem, answers_of(p, lm, problem.task, problem.test, label="answers"))
     if out: atomic_write(Path(out), jsonl(rows))
     scores = [dict(method="model", seed=0, item=r["item"], accuracy=float(r["correct"])) for r in rows]

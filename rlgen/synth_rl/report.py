@@ -15,7 +15,7 @@ from statistics import fmean
 from ..lookup import read_scores
 from ..metrics import compare, holds, summarise
 from ..record import Run, rounded, save_results, style
-from ..render import spanned
+from ..render import ahead, error_bars, spanned
 from .run import Outcome
 from .select import histogram, middle_share
 from .setup import METHODS
@@ -116,10 +116,10 @@ def curves_figure(
 ):  # a matplotlib figure; None where nothing was logged
     "Reward, the share of groups that teach nothing, and held-out accuracy over steps."
     import matplotlib.pyplot as plt
-    known = [k for k in PANELS if any(k in r for r in curves)]
+    methods = sorted({r["method"] for r in curves if "reward" in r}, key=METHODS.index)
+    known = [k for k in PANELS if any(k in r for r in curves if r["method"] in methods)]
     if not known: return None
     style()
-    methods = sorted({r["method"] for r in curves if "reward" in r}, key=METHODS.index)
     fig, axes = plt.subplots(1, len(known), figsize=(3.3 * len(known), 2.8), squeeze=False)
     plt.close(fig)
     for ax, k in zip(axes.flat, known):
@@ -177,10 +177,9 @@ def main_table(
 ):  # a pandas DataFrame, a line for each row
     "Accuracy of every row, and how far full is ahead of it."
     import pandas as pd
-    ahead = {r["b"]: r for r in found["pairs"]}
+    pairs = {r["b"]: r for r in found["pairs"]}
     def line(r):
-        d = ahead.get(r["method"])
-        return dict(accuracy=spanned(r["mean"], r["low"], r["high"])) | {"full − row": spanned(d["diff"], d["low"], d["high"], "+") if d else "", "by seed": ", ".join(f"{x:+.3f}" for x in d["by_seed"].values()) if d else "", "claim": ("yes" if d["claim"] else "no") if d else ""}
+        return dict(accuracy=spanned(r["mean"], r["low"], r["high"])) | ahead(pairs.get(r["method"]), "full − row")
     return pd.DataFrame([line(r) for r in found["table"]], index=pd.Index([r["method"] for r in found["table"]], name="method"))
 
 # %% ../../nbs/59_synth_rl_report.ipynb #bars
@@ -196,8 +195,7 @@ def accuracy_bars(
     rows = {r["method"]: r for r in table}
     fig, ax = plt.subplots(figsize=(6.4, 0.34 * len(rows) + 1.1))
     plt.close(fig)
-    error = [[abs(r["mean"] - (r["mean"] if r[k] is None else r[k])) for r in rows.values()] for k in ("low", "high")]
-    ax.barh(list(rows), [r["mean"] for r in rows.values()], xerr=error, capsize=3, color=["C0" if m == FIRST else "0.85" if m in FLOORS else "C1" if m.startswith("gold") else "0.6" for m in rows])
+    ax.barh(list(rows), [r["mean"] for r in rows.values()], xerr=error_bars(rows.values()), capsize=3, color=["C0" if m == FIRST else "0.85" if m in FLOORS else "C1" if m.startswith("gold") else "0.6" for m in rows])
     ax.invert_yaxis()
     ax.set_xlabel("accuracy on test questions")
     fig.tight_layout()

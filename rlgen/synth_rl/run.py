@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ASKING', 'LIBRARY', 'WRITING', 'VOTING', 'ADAPTING', 'MEASURING', 'CHOOSING', 'REWARDING', 'IMITATING', 'Outcome',
-           'Work', 'stages', 'apart', 'Params', 'start', 'METHODS']
+           'Work', 'load_model', 'check', 'check_labels', 'stages', 'apart', 'Params', 'start', 'METHODS']
 
 # %% ../../nbs/58_synth_rl_run.ipynb #imports
 import json
@@ -17,11 +17,15 @@ from pathlib import Path
 # %% ../../nbs/58_synth_rl_run.ipynb #imports-rlgen
 from ..core import RlgenError, atomic_write, find_root, path_digest, rank_world, read_jsonl
 from ..data import rows_digest
-from ..lm import load_lm, model_key, save_lm
+from ..lm import LM, load_lm, model_key, save_lm
+from ..lookup import look_for
 from ..record import Run, Stage, do_stage, place_model
 from .models import ballot, compose, examine, learn, measure, refine, retrieve, shelve
-from .setup import METHODS, ROWS, TRAINED, WORLDS, WRITTEN, Params, Problem, load_problem, start
-from .tasks import prompt_ids
+from .answers import Task
+from .setup import METHODS, RL, ROWS, TRAINED, WORLDS, WRITTEN, Params, Problem, load_problem, rewards_of, start
+from .tasks import Example, prompt_ids
+from .train import _above_zero, _choice
+from .train import _check as _check_grpo
 
 # %% ../../nbs/58_synth_rl_run.ipynb #outcome
 @dataclass
@@ -39,6 +43,7 @@ class Outcome:
     def headline(self) -> str: return "accuracy"
 
 # %% ../../nbs/58_synth_rl_run.ipynb #work
+# parameters that pieces of work read: with what they build on they identify a result in the cache
 ASKING = "model model_url teacher_max_tokens teacher_temperature teacher_error domain num_demos"
 LIBRARY = "library library_fields library_encoder"
 WRITING = f"{ASKING} num_keywords num_passages passage_budget passages_each library_how num_initial near"
@@ -127,22 +132,67 @@ class Work:
         return dict(train_steps=add(after, "steps"), completions=add(after, "completions"), teacher_requests=add(before, "teacher_requests", "teacher_cached"), teacher_tokens=add(before, "teacher_prompt_tokens", "teacher_completion_tokens"))
 
 # %% ../../nbs/58_synth_rl_run.ipynb #stages
-_all_ = ["Params", "start", "METHODS"]  # with `stages` and `apart`, what the command line asks a system's module for
+_all_ = ["Params", "start", "METHODS"]  # with `check`, `stages` and `apart`, what the command line asks a system's module for
 
 
-def _check(p: Params, problem: Problem) -> None:
-    "Say what can't work before anything is paid for."
-    lm = load_lm(p.base_model_path)
-    if lm.kind != "causal": raise RlgenError(f"parameter base_model_path = {p.base_model_path!r}: an encoder-decoder; TRL's trainer takes decoders, give a causal language model")
-    for e in (*problem.test, *problem.val):
-        if (n := len(prompt_ids(lm, problem.task, e))) + p.max_completion_length > lm.context: raise RlgenError(f"question {e.id}: its prompt has {n} tokens, and max_completion_length = {p.max_completion_length} more don't fit the model's context of {lm.context}; lower it or leave long questions out")
-    if len(problem.human(p.seeds[0])) < 1: raise RlgenError(f"num_demos = {p.num_demos}: takes all human rows; lower it or give more rows")
+def load_model(
+    name: str,  # as for `load_lm`
+    parameter: str,  # what it was given as
+    p: Params,  # max_completion_length
+    task: Task,  # whose prompt it is
+    questions: Sequence[Example],  # all that it will be asked
+) -> LM:  # raises RlgenError for an encoder-decoder, and for a question that doesn't fit
+    "A model that is known to take its questions."
+    lm = load_lm(name)
+    if lm.kind != "causal": raise RlgenError(f"{parameter} = {name!r}: an encoder-decoder; TRL's trainer takes decoders, give a causal language model")
+    for e in questions:
+        if (n := len(prompt_ids(lm, task, e))) + p.max_completion_length > lm.context: raise RlgenError(f"question {e.id}: its prompt has {n} tokens, and max_completion_length = {p.max_completion_length} more don't fit the model's context of {lm.context}; lower it or leave long questions out")
+    return lm
+
+
+def _check_rewards(p: Params, lm: LM, task: Task) -> None:
+    "Raise RlgenError for what GRPO would refuse, after the teacher was paid."
+    rewards_of(p, task)
+    _choice("parameters", loss_type=p.loss_type, scale_rewards=p.scale_rewards, optimizer=p.optimizer, vllm_mode=p.vllm_mode, autocast=p.autocast)
+    _above_zero("parameters", epsilon=p.epsilon, temperature=p.temperature)
+    batch = p.prompts_per_step * p.num_generations
+    _check_grpo(lm, "parameters", batch, p.micro_batch or batch, p.num_generations, p.beta, p.autocast, p.use_vllm, {}, {})
+
+
+def _target(p: Params) -> Path | None:
+    "Where row full's model is wanted; raises RlgenError for a place that is taken, and where there will be no such model."
+    if not p.target_model_path: return None
+    target = find_root() / Path(p.target_model_path).expanduser()
+    if "full" not in p.methods: raise RlgenError(f"parameter target_model_path = {p.target_model_path!r}: receives the model of row full; add full to methods")
+    if target.exists() and not (target / "stage.txt").is_file(): raise RlgenError(f"target_model_path = {target}: holds something that no run has put there; choose another folder")
+    return target
+
+
+def check(
+    run: Run,  # as `start` opens it
+) -> Problem:  # raises RlgenError for whatever would stop the run later
+    "Read the data, and see that all rows can be made, before anything is paid for."
+    p = run.params
+    check_labels(p)
+    problem, writes = load_problem(p), set(p.methods) & set(WRITTEN)
+    lm = load_model(p.base_model_path, "parameter base_model_path", p, problem.task, [*problem.test, *problem.val])
+    look_for(p.library_encoder if writes and p.num_passages else "", chats=[(p.model, p.model_url)] if writes else [])
+    if set(p.methods) & set(RL): _check_rewards(p, lm, problem.task)
+    if {"gold-same", "gold-all"} & set(p.methods) and not problem.human(p.seeds[0]): raise RlgenError(f"num_demos = {p.num_demos}: takes all human rows; lower it or give more rows, or leave gold-same and gold-all out")
+    _target(p)
+    return problem
+
+
+def check_labels(
+    p: Params,  # labels
+) -> None:  # raises RlgenError for a label that YAML took for something else
+    "See that labels are texts."
+    if odd := [x for x in p.labels if not isinstance(x, str)]: raise RlgenError(f"parameter labels: {odd[0]!r} is no text (YAML reads yes, no and numbers as something else); put labels in quotes, ['yes', 'no']")
 
 
 def _deliver(made: Path, target: Path) -> None:
-    "Copy a model; raises RlgenError for a place that is taken."
+    "Copy a model, unless it lies there already."
     mark = target / "stage.txt"
-    if target.exists() and not mark.is_file(): raise RlgenError(f"target_model_path = {target}: holds something that no run has put there; choose another folder")
     if rank_world()[0] or (mark.is_file() and mark.read_text() == (made / "stage.txt").read_text()): return
     new = target.with_name(target.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
@@ -156,13 +206,12 @@ def stages(
     run: Run,  # as `start` opens it
 ) -> Outcome:  # raises RlgenError where the data, the teacher or the model can't be used
     "Do, or find again, all the work of a run."
-    problem = load_problem(run.params)
+    problem = check(run)
     out, rows = Outcome(problem, report=dict(problem.report)), [m for m in METHODS if m in run.params.methods]
-    _check(run.params, problem)
     for seed in run.params.seeds:
         work = Work(run, problem, seed, out)
         for method in rows: work.row(method)
-    if run.params.target_model_path and (made := out.models.get(("full", run.params.seeds[0]))): _deliver(made, find_root() / Path(run.params.target_model_path).expanduser())
+    if target := _target(run.params): _deliver(out.models["full", run.params.seeds[0]], target)
     return out
 
 # %% ../../nbs/58_synth_rl_run.ipynb #apart
@@ -172,4 +221,4 @@ def apart(
     "Parts of a run that can be done by processes of their own."
     trained = [m for m in p.methods if m in TRAINED]
     halves = trained[::2], trained[1::2]
-    return [dict(seeds=[s], methods=list(half)) for s in p.seeds for half in halves if half]
+    return [dict(seeds=[s], methods=list(half), target_model_path="") for half in halves for s in p.seeds if half]
