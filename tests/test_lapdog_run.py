@@ -26,7 +26,7 @@ from rlgen.lapdog.models import find_stories, imitate, keeper, learn_jointly, li
 from rlgen.lapdog.reader import build_reader
 from rlgen.lapdog.retriever import build_encoder
 from rlgen.lapdog.reward import FLOOR, constant_reply, reply_scores
-from rlgen.lapdog.run import apart, beginning, rows_of, stages
+from rlgen.lapdog.run import apart, beginning, check, rows_of, stages
 from rlgen.lapdog.setup import CONSTANT, FEEDBACK, MAIN, METHODS, RL, ROWS, Params, checkpoint_parts, in_order, load_problem, recipe_of, reward_of, start, teaching_of, world_problem
 from rlgen.lm import load_lm, save_lm, word_tokenizer
 from rlgen.record import check_params, read_params
@@ -627,3 +627,14 @@ def test_convai2_with_fairy_tales(here, slices, tmp_path):
     out = stages(run)
     assert len(out.texts) == 6 and all(len(r) == 8 for r in out.texts.values()) and out.report["overlap"]["val/test"]["personas"] == 0
     assert sum(r["f1"] for r in out.texts["constant-published", 0]) > 0
+
+
+def test_a_reader_that_is_no_reader_is_told_first(here, tiny, tmp_path):
+    "Also where it was given by model_path; and reader_model_type needn't be there where no row reads with it."
+    (tmp_path / "given").mkdir()
+    shutil.copytree(ROOT / "rlgen" / "zoo" / "posts", tmp_path / "given" / "reader")
+    run = here(methods=["base", "stage1"], model_path=str(tmp_path / "given"), **SMALL, **tiny)
+    assert "model_path" in (said := line_of(stages, run)) and "has no encoder" in said and not run.stages
+    shutil.rmtree(tmp_path / "given" / "reader")
+    shutil.copytree(tiny["reader_model_type"], tmp_path / "given" / "reader")
+    assert check(here(methods=["stage1"], model_path=str(tmp_path / "given"), params_name="other", **SMALL | tiny | dict(reader_model_type="no/such-model"))).test

@@ -17,7 +17,7 @@ from rlgen.synth_rl import models
 from rlgen.synth_rl.answers import correct
 from rlgen.synth_rl.models import answers_of, choose, imitated, read_pool
 from rlgen.synth_rl.report import COSTS, cost_table, curve_rows, curves_figure, levels_table, main_table, pool_rows, pool_table, rates_figure, read_tables, report
-from rlgen.synth_rl.run import apart, stages
+from rlgen.synth_rl.run import apart, check, stages
 from rlgen.synth_rl.setup import MAIN, METHODS, RL, ROWS, TRAINED, WRITTEN, Params, load_problem, rewards_of, start, teacher_of
 from rlgen.synth_rl.tasks import reply_text
 from rlgen.synth_rl.train import sft_rows
@@ -296,6 +296,22 @@ def test_no_library_no_passages(here, base):
     run = here(methods=["random-initial"], base_model_path=base, num_passages=0, **SMALL)
     stages(run)
     assert not any(s.name == "library" for s in run.stages) and all("passages" not in r for r in read_jsonl(next(s for s in run.stages if s.name == "samples").path / "S_written.jsonl"))
+
+
+@pytest.mark.parametrize("given, said", [
+    (dict(reward_weights=dict(answr=1.0)), "no reward 'answr'"), (dict(reward_weights=dict(answer=0.0)), "all are 0"), (dict(micro_batch=5), "must divide"), (dict(optimizer="adamm"), "optimizer"), (dict(use_vllm=True), "needs a GPU"),
+    (dict(autocast="fp16"), "needs a GPU"), (dict(model="zoo/nobody"), "zoo/nobody"), (dict(library_encoder="zoo/nobody"), "zoo/nobody"), (dict(methods=["base"], target_model_path="there"), "add full to methods"), (dict(labels=[True, False]), "in quotes"),
+])
+def test_what_would_stop_it_later_is_told_first(here, base, given, said):
+    "Before the teacher is asked for anything: it costs money."
+    run = here(**SMALL | dict(methods=["full"], base_model_path=base) | given)
+    assert said in line_of(stages, run) and not run.stages
+
+
+def test_rows_without_rewards_take_any_reward_parameters(here, base):
+    "What acts on no row that is asked for stops nothing; and all human rows may be demonstrations where none is learned from."
+    p = here(**SMALL | dict(methods=["base"], base_model_path=base, micro_batch=5, model="zoo/nobody", num_demos=80))
+    assert check(p).test
 
 
 def test_an_encoder_decoder_is_refused(here):
