@@ -322,6 +322,16 @@ def test_preprocess_refuses(tmp_path, kw, said):
     assert said in line_of(preprocess, rows, tmp_path / "out", **kw) and not any(tmp_path.iterdir())
 
 
+def test_texts_under_another_name_and_without_requests(tmp_path):
+    "What the message says is what works."
+    rows = [dict(user_id=f"p{u}", texts=[f"note {u} {k} about a {w} garden" for k, w in enumerate(("green", "small", "wild"))]) for u in range(4)]
+    told = line_of(read_layout, rows, "profiles")
+    assert "no field 'profile'" in told and "P (the list of texts)" in told
+    assert "prompt_words" in line_of(read_layout, rows, "profiles", fields=dict(P="texts"))
+    examples, report = read_layout(rows, "profiles", fields=dict(P="texts"), prompt_words=3)
+    assert len(examples) == 12 and examples[0].x == "note 0 0" and examples[0].y == "about a green garden" and len(examples[0].P) == 2
+
+
 def test_a_folder_without_all_parts_says_what_to_do(tmp_path):
     (tmp_path / "in").mkdir()
     write(tmp_path / "in" / "train.jsonl", [GOOD | dict(user_id=u, x=u) for u in "ABC"])

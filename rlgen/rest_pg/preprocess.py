@@ -43,7 +43,11 @@ def read_layout(
     passages = layout == "passages"
     options = policies | dict(near=(0.05 if passages else 0.8) if near is None else near)
     if layout in ("profiles", "passages"):
-        profiles = load_profiles(source, split, fields, prompt_words, "text" if passages else "user")
+        try: profiles = load_profiles(source, split, fields, prompt_words, "text" if passages else "user")
+        except RlgenError as e:
+            if "no field" not in str(e): raise
+            named = "user_id, x, text" if passages else "user_id, P (the list of texts), x (a text's request), text"
+            raise RlgenError(f"{e}; say which column is which with fields, of {named}; texts without a request: prompt_words takes their first words") from None
         return leave_one_out(profiles, gap=int(passages) if gap is None else gap, earlier=earlier, **options)
     if prompt_words or gap: raise RlgenError(f"layout {layout} has requests and profiles of its own: prompt_words and gap are for profiles and passages")
     return _ready_rows(source, split, layout, fields, options)
