@@ -131,7 +131,7 @@ class Work:
         add = lambda made, *names: sum(s.cost.get(n, 0) for s in made for n in names)
         return dict(train_steps=add(after, "steps"), completions=add(after, "completions"), teacher_requests=add(before, "teacher_requests", "teacher_cached"), teacher_tokens=add(before, "teacher_prompt_tokens", "teacher_completion_tokens"))
 
-# %% ../../nbs/58_synth_rl_run.ipynb #stages
+# %% ../../nbs/58_synth_rl_run.ipynb #load-model
 _all_ = ["Params", "start", "METHODS"]  # with `check`, `stages` and `apart`, what the command line asks a system's module for
 
 
@@ -149,7 +149,7 @@ def load_model(
         if (n := len(prompt_ids(lm, task, e))) + p.max_completion_length > lm.context: raise RlgenError(f"question {e.id}: its prompt has {n} tokens, and max_completion_length = {p.max_completion_length} more don't fit the model's context of {lm.context}; lower it or leave long questions out")
     return lm
 
-
+# %% ../../nbs/58_synth_rl_run.ipynb #check-rewards
 def _check_rewards(p: Params, lm: LM, task: Task) -> None:
     "Raise RlgenError for what GRPO would refuse, after the teacher was paid."
     rewards_of(p, task)
@@ -167,7 +167,7 @@ def _target(p: Params) -> Path | None:
     if target.exists() and not (target / "stage.txt").is_file(): raise RlgenError(f"target_model_path = {target}: holds something that no run has put there; choose another folder")
     return target
 
-
+# %% ../../nbs/58_synth_rl_run.ipynb #check
 def check(
     run: Run,  # as `start` opens it
 ) -> Problem:  # raises RlgenError for whatever would stop the run later
@@ -189,7 +189,7 @@ def check_labels(
     "See that labels are texts."
     if odd := [x for x in p.labels if not isinstance(x, str)]: raise RlgenError(f"parameter labels: {odd[0]!r} is no text (YAML reads yes, no and numbers as something else); put labels in quotes, ['yes', 'no']")
 
-
+# %% ../../nbs/58_synth_rl_run.ipynb #stages
 def _deliver(made: Path, target: Path) -> None:
     "Copy a model, unless it lies there already."
     mark = target / "stage.txt"
