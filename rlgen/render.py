@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 # %% ../nbs/03a_render.ipynb #spanned
 def spanned(
-    mean: float,
+    mean: float,  # or a difference
     low: float | None,  # of a 95 % interval; None: there is none
     high: float | None,
     sign: str = "",  # "+": differences bear their sign

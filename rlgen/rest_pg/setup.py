@@ -137,7 +137,9 @@ def _check_sets(p: Params) -> None:
     if p.data.startswith("world/") and p.data != "world/rhyme": raise RlgenError(f"parameter data = {p.data!r}: the worlds are 'world' and 'world/rhyme'")
 
 
-def in_world(p: Params) -> bool:
+def in_world(
+    p: Params,  # data, train_path, datasets
+) -> bool:
     "Whether a run is about the embedded world."
     return p.data in ("world", "world/rhyme") and not p.train_path and not p.datasets
 
