@@ -675,3 +675,11 @@ def test_killed_twice_from_nothing(undisturbed, tmp_path):
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
     same_after_the_kill(tmp_path, undisturbed, written)
+
+
+@pytest.mark.parametrize("source, name", [("my/reviews.jsonl", "reviews"), ("LongLaMP/LongLaMP:abstract@refs/convert/parquet", "LongLaMP-abstract"), ("a/b c.csv", "b-c"), ("some/models.jsonl", "models-data"), ("parts", "parts-data"), ("/", "data"), ("größe.jsonl", "größe")])
+def test_a_data_set_is_called_after_its_source(source, name):
+    "Whatever it is: a folder's name, and none that a run's folder needs for itself."
+    from rlgen.rest_pg.setup import _check_name, _folder_name
+    assert _folder_name(source) == name
+    _check_name("dataset_name", name)

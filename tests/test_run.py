@@ -14,6 +14,7 @@ import helpers
 from helpers import here_of
 from tiny_models import make_model
 
+from rlgen.pargs.run import check, stages
 from rlgen.pargs.setup import GUIDED, METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -510,3 +511,29 @@ def test_rest_pg_on_two_files(here, tmp_path):
 ])
 def test_rest_pgs_mistakes_get_one_line(here, capsys, params, expected):
     assert expected in refused(capsys, "rest_pg", **params)
+
+
+# ---------------------------------------------------------------- told before anything is trained
+
+
+@pytest.mark.parametrize("given, said", [
+    (dict(ppo_batch_size=30, ppo_minibatches=4), "can't be cut into ppo_minibatches = 4"), (dict(dpo_optimizer="adamm"), "dpo_optimizer = 'adamm'"), (dict(micro_batch=5), "must divide dpo_batch_size = 32"), (dict(dpo_beta=0), "dpo_beta"),
+    (dict(base_model="zoo/tales"), "an encoder-decoder"), (dict(eval_reward_model="zoo/nobody", data="pairs.jsonl"), "zoo/nobody"), (dict(reward_model="zoo/nobody"), "zoo/nobody"), (dict(judge_model="zoo/nobody"), "zoo/nobody"),
+])
+def test_what_would_stop_it_later_is_told_first(here, tmp_path, given, said):
+    if "data" in given:
+        given = given | dict(data=str(tmp_path / "pairs.jsonl"))
+        Path(given["data"]).write_text("".join(json.dumps(dict(prompt=f"post {i} tl;dr :", chosen="my boss sold the car .", rejected="no .")) + "\n" for i in range(120)))
+    assert said in helpers.line_of(lambda: stages(here(**SMALL | given)))
+
+
+def test_what_acts_on_no_row_stops_nothing(here):
+    run = here(**SMALL | dict(methods=["GREEDY", "ARGS"], ppo_batch_size=30, ppo_minibatches=4, dpo_optimizer="adamm", micro_batch=5, dpo_model="zoo/nobody", partial_reward_model="zoo/nobody"))
+    assert len(check(run).test) == SMALL["num_test"]
+
+
+@pytest.mark.parametrize("given, said", [(dict(partial_weights="pair"), "partial_weights"), (dict(partial_pad="eos"), "partial_pad")])
+def test_how_an_encoder_learns_from_prefixes_is_told_first(here, tmp_path, given, said):
+    rm = make_model("deberta-v2", tmp_path / "rm", head="reward", vocab_texts=["my boss sold the car"])
+    assert said in helpers.line_of(check, here(**SMALL | dict(reward_model=str(rm)) | given))
+    assert check(here(**SMALL | dict(reward_model=str(rm), methods=["ARGS"], params_name="other") | given)).test
