@@ -218,13 +218,12 @@ def file_metrics(
     "ROUGE, BLEU, token F1, length ratio and distinct-n of a file of predictions; of several references the best one counts."
     from rlgen.metrics import bleu, distinct_n, interval, length_ratio, rouge, token_f1
     rows = read_jsonl(path)
-    for i, r in enumerate(rows, 1):
-        said, refs = r.get("prediction", r.get("completion")), r.get("reference")
-        if not isinstance(said, str) or not refs or not all(isinstance(x, str) for x in ([refs] if isinstance(refs, str) else refs if isinstance(refs, list) else [refs])):
+    preds = [r.get("prediction", r.get("completion")) for r in rows]
+    refs = [found if isinstance(found := r.get("reference"), list) else [found] for r in rows]
+    for i, (r, said, known) in enumerate(zip(rows, preds, refs), 1):
+        if not isinstance(said, str) or not any(known) or not all(isinstance(x, str) for x in known):
             raise RlgenError(f"{path}: row {i} needs 'prediction' (or 'completion') and 'reference', a text or several; it has {', '.join(r)}")
-    preds, refs = [r.get("prediction", r.get("completion")) for r in rows], [r["reference"] for r in rows]
-    several = [[r] if isinstance(r, str) else r for r in refs]
-    scores = [{k: max(one[k] for one in found) for k in found[0]} for p, rs in zip(preds, several) for found in [[rouge(p, r) for r in rs]]]
+    scores = [{k: max(one[k] for one in found) for k in found[0]} for found in ([rouge(p, r) for r in known] for p, known in zip(preds, refs))]
     out = {k: interval([s[k] for s in scores]) for k in scores[0]} | dict(f1=interval([token_f1(p, r) for p, r in zip(preds, refs)]))
     return rounded({k: {x: v[x] for x in ("mean", "low", "high")} for k, v in out.items()} | dict(bleu=bleu(preds, refs), length_ratio=length_ratio(preds, refs), distinct_2=distinct_n(preds), n=len(rows)))
 

@@ -14,7 +14,7 @@ import helpers
 from helpers import here_of
 from tiny_models import make_model
 
-from rlgen.pargs.run import check, stages
+from rlgen.pargs.run import check
 from rlgen.pargs.setup import GUIDED, METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -524,7 +524,7 @@ def test_what_would_stop_it_later_is_told_first(here, tmp_path, given, said):
     if "data" in given:
         given = given | dict(data=str(tmp_path / "pairs.jsonl"))
         Path(given["data"]).write_text("".join(json.dumps(dict(prompt=f"post {i} tl;dr :", chosen="my boss sold the car .", rejected="no .")) + "\n" for i in range(120)))
-    assert said in helpers.line_of(lambda: stages(here(**SMALL | given)))
+    assert said in helpers.line_of(lambda: check(here(**SMALL | given))), "`check` trains nothing"
 
 
 def test_what_acts_on_no_row_stops_nothing(here):
